@@ -1,0 +1,52 @@
+"Every notebook in `nbs/` is a test: `pytest` runs `tests/` and `nbs/` and counts them together."
+import os
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+import gc, io, signal, sys
+from unittest.mock import patch
+import pytest
+
+class NotebookFailed(Exception): pass
+
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='also run the cells and notebooks flagged `slow`')
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix != '.ipynb' or file_path.name[0] in '_.' or '.ipynb_checkpoints' in file_path.parts: return
+    return NotebookFile.from_parent(parent, path=file_path)
+
+class NotebookFile(pytest.File):
+    def collect(self): yield NotebookItem.from_parent(self, name=self.path.stem)
+
+class NotebookItem(pytest.Item):
+    def setup(self):
+        from fastcore.nbio import nb_frontmatter, read_nb
+        from fastcore.basics import str2bool
+        fm = nb_frontmatter(read_nb(self.path))
+        if str2bool(fm.get('skip_exec', False)): pytest.skip('skip_exec')
+        if str2bool(fm.get('slow', False)) and not self.config.getoption('slow'): pytest.skip('slow: run with --slow')
+
+    def runtest(self):
+        from nbdev.config import get_config
+        from nbdev.test import test_nb
+        skip = get_config(self.path.parent).tst_flags.split()
+        force = ['slow'] if self.config.getoption('slow') else []
+        err, sigint = io.StringIO(), signal.getsignal(signal.SIGINT)
+        try:
+            with patch.object(sys, '__stderr__', err): ok, _ = test_nb(self.path, skip_flags=skip, force_flags=force)
+        finally: signal.signal(signal.SIGINT, sigint)  # `test_nb` leaves its own handler on
+        if not ok: raise NotebookFailed(err.getvalue())
+
+    def teardown(self):
+        import matplotlib.pyplot as plt
+        from IPython.core.interactiveshell import InteractiveShell
+        sh, InteractiveShell._instance = InteractiveShell._instance, None
+        if hasattr(sh, 'loop'): sh.close(); sh.user_ns.clear()  # free its thread and its models
+        plt.close('all')
+        plt.switch_backend('Agg')  # the notebook's shell chose the inline one
+        gc.collect()
+
+    def repr_failure(self, excinfo):
+        return str(excinfo.value) if isinstance(excinfo.value, NotebookFailed) else super().repr_failure(excinfo)
+
+    def reportinfo(self): return self.path, None, self.name
