@@ -146,7 +146,9 @@ def candidates(
     model = unwrap(model)
     key = (tuple(x.shape[1:]), tuple((n,id(m)) for n,m in model.named_modules()))
     cached = _known.get(model)
-    if cached is None or cached[0]!=key: cached = _known[model] = key,_scan(model, x[:1])
+    if cached is None or cached[0]!=key:
+        p = next(model.parameters(), x)
+        cached = _known[model] = key,_scan(model, x[:1].detach().as_subclass(Tensor).to(p.device))
     return cached[1]
 
 def _scan(model, x):

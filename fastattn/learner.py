@@ -23,7 +23,7 @@ def features_grid(
     g = grid_of(out.shape, tuple(x.shape[-2:]), seen=seen) if isinstance(out, Tensor) else None
     if g is None:
         shape = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"The body puts out {shape} for images of {tuple(x.shape[-2:])}: no places are left to attend to. Use larger images, a network of smaller stride, or `cut=` it earlier.")
+        raise ValueError(f"The body puts out {shape} for images of {tuple(x.shape[-2:])}: no places are left to attend to. Use larger images, or a network of smaller stride.")
     return (out.shape[3] if g.kind=='nhwc' else out.shape[2] if g.kind=='tokens' else out.shape[1]), g
 
 def check_arch(
@@ -53,7 +53,7 @@ def attention_learner(
     if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
     head_kw = {k:kwargs.pop(k) for k in _head_args if k in kwargs}
     try: learn = vision_learner(dls, arch, n_out=n_out, pretrained=pretrained, custom_head=nn.Identity(), **kwargs)
-    except StopIteration: raise ValueError(f"{getattr(arch, '__name__', arch)} has no pooling layer to cut the head off at; pass `cut=`, or use the timm name of the model.") from None
+    except StopIteration: raise ValueError(f"{getattr(arch, '__name__', arch)} has no pooling layer at which its head could be cut off; use the timm name of the model.") from None
     body = learn.model[0]
     with undisturbed(dls): x = dls.one_batch()[0][:1].as_subclass(Tensor)
     x = x.to(one_param(body).device)

