@@ -8,9 +8,9 @@ from common import pairs, write
 
 def train(n, seed, epochs, cbs):
     set_seed(seed)
-    dls = demo_dls(n=n, bs=64, seed=seed)
-    learn = attention_learner(dls, demo_arch, pretrained=False, activation='softmax', cbs=[c() for c in cbs])
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-2)
+    dls = demo_dls(n=n, bs=32, seed=seed)
+    learn = attention_learner(dls, demo_arch, pretrained=False, activation='softmax', first_bn=True, cbs=[c() for c in cbs])
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 5e-3)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()

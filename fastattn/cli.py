@@ -75,7 +75,7 @@ def plot_masks(
     return fig
 
 # %% ../nbs/13_cli.ipynb #ba3c7147
-EPOCHS,LR,BS = 12,1e-2,64
+EPOCHS,LR,BS = 12,5e-3,32
 
 def run_demo(
     out='output', # Folder for the results
@@ -91,7 +91,7 @@ def run_demo(
     dls = demo_dls(n=n, size=size, bs=BS, seed=seed)
     set_seed(seed)
     rec = AttentionRecorder(watch=6)
-    learn = attention_learner(dls, demo_arch, activation='softmax', pretrained=False, metrics=accuracy, cbs=rec)
+    learn = attention_learner(dls, demo_arch, activation='softmax', first_bn=True, pretrained=False, metrics=accuracy, cbs=rec)
     print(f'Training {total_params(learn.model)[0]:,} parameters for {epochs} epochs on {len(dls.train_ds)} images, labels only ...')
     learn.fit_one_cycle(epochs, LR)
     with learn.no_bar():

@@ -207,6 +207,7 @@ def explain(
     **kwargs # Options of the method
 )->Heatmap: # `(bs,h,w)`, 0..1 (signed methods: -1..1); `.raw` is the map on the model's own grid
     "Where does the model look? Pictures get their maps on the original picture; pictures of several sizes give an `L` of Heatmaps, unless `size` makes them one"
+    if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; a file is loaded with `load_learner`.")
     model,learner = (learn,None) if isinstance(learn, nn.Module) else (learn.model,learn)
     if isinstance(size, int): size = (size,size)
     ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, **kwargs)

@@ -144,7 +144,7 @@ def _say(v):
     "A label in few words"
     if isinstance(v, (list,tuple,L)): return ', '.join(map(str, v)) or 'nothing'
     if isinstance(v, Tensor): return ', '.join(f'{o:.3g}' for o in v.flatten().tolist()[:4]) + (' ...' if v.numel()>4 else '')
-    return f'{v:.3g}' if isinstance(v, float) else str(v)
+    return str(v) if isinstance(v, str) or not hasattr(v, '__float__') else f'{float(v):.3g}'
 
 def _title(y, pred, targ, probs, loss, name):
     "What is written above a picture"
@@ -163,6 +163,7 @@ def _grid(n, k, nrows, ncols, figsize, w=2.6, h=3.1):
     ncols = ncols or min(n, max(1, round(math.sqrt(n)*1.2)) if k==1 else max(1, 6//k))
     nrows = nrows or math.ceil(n/ncols)
     fig,axs = plt.subplots(nrows, ncols*k, figsize=figsize or (w*ncols*k, h*nrows), squeeze=False, layout='constrained')
+    fig.get_layout_engine().set(h_pad=.08, w_pad=.06)
     for ax in axs.flat: ax.axis('off')
     return fig,axs.reshape(nrows*ncols, k)
 
@@ -171,13 +172,14 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
     "A figure of some items with their heatmaps"
     idxs = _listed(idxs)
     asks = ['pred','actual'] if isinstance(target, str) and target=='both' else [target]
+    if len(asks)>1: method = pick_method(method, unwrap(self.learn.model), by_class=True).name # two maps that can differ
     with self.learn.no_bar(): inps,preds,targs,decoded,losses = self[idxs]
     inps,targs,decoded = tuplify(inps),tuplify(targs),tuplify(decoded)
     x,y,its = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
     _,_,outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))
     maps = [self.heatmaps(idxs, method, a, layer, **kwargs) for a in asks]
     is_mask = isinstance(y, TensorMask)
-    panels = (['input','target','prediction'] if is_mask else []) + [f'{maps[0].method}: {a}' if len(asks)>1 or is_mask else '' for a in asks]
+    panels = (['input','target','prediction'] if is_mask else []) + [f'{h.method}: {a}' if len(asks)>1 or is_mask else '' for h,a in zip(maps, asks)]
     fig,axs = _grid(len(idxs), len(panels), nrows, ncols if not is_mask else ncols or 1, figsize)
     for j,(row,i,name) in enumerate(zip(axs, idxs, self._names(idxs))):
         img,targ,pred = its[j][0],its[j][len(inps)],outs[j][len(inps)]

@@ -1,8 +1,8 @@
 "All that fastai's documentation notebook on interpretation does, on the subclasses, with the demo set in the place of its download; and what bad input says."
-import pytest, torch
-from fastai.vision.all import *
+import matplotlib.pyplot as plt, pytest, torch, torch.nn as nn
+from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, L, PILImageBW, RandomSubsetSplitter, get_image_files, parent_label, set_seed, to_cpu, vision_learner
 from fastai import interpret as theirs
-from fastcore.test import *
+from fastcore.test import test_eq as eq, test_close as close
 from fastattn.all import *
 
 @pytest.fixture(scope='module')
@@ -22,23 +22,23 @@ def test_all_items(learn, ds_idx):
     interp = Interpretation.from_learner(learn, ds_idx=ds_idx)
     x,y,out = whole(learn, learn.dls[ds_idx].new(drop_last=False, shuffle=False))
     inps,preds,targs,decoded,losses = interp[:]
-    test_eq(inps, to_cpu(x)); test_eq(targs, to_cpu(y))
-    test_close(losses, torch.stack([learn.loss_func(p,t) for p,t in zip(out,y)]), 1e-4)
+    eq(inps, to_cpu(x)); eq(targs, to_cpu(y))
+    close(losses, torch.stack([learn.loss_func(p,t) for p,t in zip(out,y)]), 1e-4)
 
 def test_stored_losses(learn):
     interp = Interpretation.from_learner(learn)
     top,idx = interp.top_losses(9)
     dl = learn.dls.test_dl(L(learn.dls[1].items)[idx], with_labels=True)
     *_,losses = learn.get_preds(dl=dl, with_input=True, with_loss=True, with_decoded=True, act=None, reorder=False)
-    test_close(top, losses, 1e-3)
-    test_eq(len(interp.top_losses()[0]), len(learn.dls.valid_ds))
-    test_eq(len(interp.top_losses(4, items=True)[2]), 4)
+    close(top, losses, 1e-3)
+    eq(len(interp.top_losses()[0]), len(learn.dls.valid_ds))
+    eq(len(interp.top_losses(4, items=True)[2]), 4)
     assert (interp.top_losses(4, largest=False)[0].diff()>=0).all()
 
 def test_confusion(learn, capsys):
     interp,plain = (c.from_learner(learn) for c in (ClassificationInterpretation, theirs.ClassificationInterpretation))
-    test_eq(interp.confusion_matrix(), plain.confusion_matrix())
-    test_eq(interp.most_confused(min_val=2), plain.most_confused(min_val=2))
+    eq(interp.confusion_matrix(), plain.confusion_matrix())
+    eq(interp.most_confused(min_val=2), plain.most_confused(min_val=2))
     interp.plot_confusion_matrix(normalize=True, figsize=(4,4)); plt.close('all')
     interp.print_classification_report(); a = capsys.readouterr().out
     assert 'precision' in a and 'umbrella' in a
