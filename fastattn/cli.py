@@ -81,7 +81,7 @@ def run_demo(
     out='output', # Folder for the results
     epochs:int=EPOCHS, # Epochs to train
     seed:int=42, # Of the set, the weights and the order
-    n:int=2000, # Number of images in the set
+    n:int=3000, # Number of images in the set, a fifth of them for validation
     size:int=64, # Side of the images in pixels
 )->dict: # What `summary.json` says
     "Make the set, train, look; write four pictures and `summary.json` into `out`"
@@ -117,7 +117,7 @@ def fastattn_demo(
     out:str='output', # Folder for the pictures and summary.json
     epochs:int=EPOCHS, # Epochs to train
     seed:int=42, # Of the set, the weights and the order
-    n:int=2000, # Number of images in the set
+    n:int=3000, # Number of images in the set, a fifth of them for validation
     size:int=64, # Side of the images in pixels
 ):
     "Make a small photographic set, train a classifier with soft attention on it, and show where it looks"
