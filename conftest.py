@@ -27,6 +27,13 @@ class NotebookItem(pytest.Item):
         if str2bool(fm.get('slow', False)) and not self.config.getoption('slow'): pytest.skip('slow: run with --slow')
 
     def runtest(self):
+        import fastattn.all  # what a notebook defines again must not stay in the library's registry
+        from fastattn.core import explainers
+        registered = dict(explainers)
+        try: self._runtest()
+        finally: explainers.clear(); explainers.update(registered)
+
+    def _runtest(self):
         from nbdev.config import get_config
         from nbdev.test import test_nb
         skip = get_config(self.path.parent).tst_flags.split()

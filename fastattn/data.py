@@ -165,7 +165,7 @@ def demo_dls(
     bs:int=64, # Batch size
     seed:int=42, # Of the images and of the order in which they are trained on
     biased:bool=False, # Stamp a mark on every training image of one class, `'anchor'`?
-    augment:bool=True, # Flip and relight training images?
+    augment:bool=True, # Relight training images (brightness and contrast)?
     base:str|Path=None, # Folder to keep the set in, fastai's data folder by default
     num_workers:int=0, # Worker processes; none are needed for images of this size
     **kwargs
