@@ -14,8 +14,8 @@ def train(n, seed, epochs, cbs):
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('--seed', type=int, default=0); p.add_argument('--n', type=int, default=9); p.add_argument('--images', type=int, default=2000); p.add_argument('--epochs', type=int, default=3)
+    p.add_argument('--seed', type=int, default=0); p.add_argument('--n', type=int, default=7); p.add_argument('--images', type=int, default=2000); p.add_argument('--epochs', type=int, default=2)
     a = p.parse_args()
     def run(*cbs): return lambda: train(a.images, a.seed, a.epochs, cbs)
     write('recorder', what=f'{a.epochs} epochs of the demo ({a.images} images), ratio to the same training without a callback', seed=a.seed,
-          AttentionRecorder=pairs(run(AttentionRecorder), run(), a.n, 1), ActivationStats=pairs(run(partial(ActivationStats, every=10)), run(), a.n, 1), ActivationStats_every_batch=pairs(run(ActivationStats), run(), a.n, 1))
+          AttentionRecorder=pairs(run(AttentionRecorder), run(), a.n, 1), ActivationStats=pairs(run(ActivationStats), run(), a.n, 1))
