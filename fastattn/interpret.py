@@ -110,7 +110,7 @@ class HeatmapMixin:
             if bad := [i for i in k if not -n<=i<n]: raise ValueError(f"k names the loss at place {bad[0]}, but there are {n} items.")
             _,idxs = (o[list(k)] for o in self.top_losses(None, largest))
         else: _,idxs = self.top_losses(k, largest)
-        return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, heatmap_thresh, show_text, True, **kwargs)
+        return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, heatmap_thresh, show_text, **kwargs)
 
     def show_results(self,
         idxs, # Indices of predictions and targets
@@ -124,7 +124,7 @@ class HeatmapMixin:
     ): # The figure, with `heatmap=True`
         "Show predictions and targets of `idxs`, with heatmaps if wanted"
         if not heatmap: return super().show_results(idxs, **kwargs)
-        return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, None, True, False, **kwargs)
+        return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, None, True, **kwargs)
 
 # %% ../nbs/12_interpret.ipynb #433df178
 def _listed(idxs):
@@ -168,7 +168,7 @@ def _grid(n, k, nrows, ncols, figsize, w=2.6, h=3.1):
     return fig,axs.reshape(nrows*ncols, k)
 
 @patch
-def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, thresh, text, with_loss, nrows=None, ncols=None, figsize=None, **kwargs):
+def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, thresh, text, nrows=None, ncols=None, figsize=None, **kwargs):
     "A figure of some items with their heatmaps"
     idxs = _listed(idxs)
     asks = ['pred','actual'] if isinstance(target, str) and target=='both' else [target]
