@@ -246,7 +246,7 @@ def _ask(model, learner, x, method, target, layer, size, **kwargs):
     e = pick_method(method, model, by_class=target is not None)
     vocab = class_names(learner) if learner is not None else None
     cs = candidates(model, x)
-    if layer is None and e.layers is not None: layer = e.layers(model)
+    if e.layers is not None: layer = _own_layers(e, model, layer)
     layers = cs.find(layer)
     p = Probe(model, x.clone() if x.is_inference() else x, Target(target, vocab, regression=learner is not None and vocab is None), layers, e.grad)
     raw = _fuse(e(p, **kwargs))
@@ -255,6 +255,14 @@ def _ask(model, learner, x, method, target, layer, size, **kwargs):
     raw = raw.detach().float()
     names = [n for n,_ in layers]
     return Heatmap(_finish(raw, ifnone(size, tuple(x.shape[-2:])), e), raw=raw, method=e.name, layer=names[0] if len(names)==1 else tuple(names), target=p.target.names, signed=e.signed)
+
+def _own_layers(e, model, layer):
+    "Those layers that the method reads by itself, or of these the ones that the user means"
+    names = e.layers(model)
+    if layer is None: return names
+    if not isinstance(layer, int): return match_names(names, *L(layer), owner=repr(e.name))
+    if not -len(names)<=layer<len(names): raise ValueError(f"Layer {layer} is out of range: {e.name!r} reads {len(names)} layers here, 0 to {len(names)-1}.")
+    return [names[layer]]
 
 def _resize(maps, size): return F.interpolate(maps[:,None], size=tuple(size), mode='bilinear', align_corners=False)[:,0]
 
