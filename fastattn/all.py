@@ -3,6 +3,8 @@ from fastattn.core import *
 from fastattn.data import *
 from fastattn.weights import *
 from fastattn.layers import *
+from fastattn.encoders import *
+from fastattn.unet import *
 from fastattn.learner import *
 from fastattn.cams import *
 from fastattn.metrics import *

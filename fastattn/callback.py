@@ -11,7 +11,6 @@ from .record import *
 from .core import *
 from .grids import *
 from .heatmap import *
-from .layers import *
 from PIL import ImageDraw,ImageFont
 import tempfile
 
@@ -41,7 +40,9 @@ def recordable(
     last = {}
     for c in candidates(model, x):
         if '' not in c.aliases and c.channels>1 and 'Pool' not in c.cls: last[(c.grid.h,c.grid.w)] = c.name
-    return list(dict.fromkeys([*last.values(), *soft_masks(unwrap(model))]))
+    model = unwrap(model) # and what the model itself multiplies its features by
+    masks = [n for e in explainers.values() if e.layers and not e.by_class and strength(e, model)>0 for n in e.layers(model)]
+    return list(dict.fromkeys([*last.values(), *masks]))
 
 # %% ../nbs/11_callback.ipynb #497818de
 class AttentionRecorder(Callback):

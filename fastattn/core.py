@@ -191,7 +191,9 @@ def class_names(
     learn # A `Learner`
 )->list: # None if it has no classes
     "The learner's class names"
-    vocab = getattr(learn.dls, 'vocab', None) if hasattr(learn, 'dls') else None
+    dls = getattr(learn, 'dls', None)
+    vocab = getattr(dls, 'vocab', None)
+    if vocab is None: vocab = nested_attr(dls, 'train.after_item.vocab') # where a `MaskBlock` keeps its codes
     if vocab is None: return None
     return list(vocab[-1]) if len(vocab) and isinstance(vocab[-1], (list,tuple,L,CategoryMap)) else list(vocab)
 

@@ -156,6 +156,8 @@ def demo_masks(
     return torch.stack([demo_mask(o) for o in fns])
 
 # %% ../nbs/01_data.ipynb #88a149fb
+def _class_mask(fn): return demo_mask(fn).byte() * (sorted(_glyphs).index(parent_label(fn))+1)
+
 def _images(path): return get_image_files(path, folders=['train','valid']).sorted()
 
 @delegates(DataBlock.dataloaders)
@@ -168,12 +170,14 @@ def demo_dls(
     augment:bool=True, # Relight training images (brightness and contrast)?
     base:str|Path=None, # Folder to keep the set in, fastai's data folder by default
     num_workers:int=0, # Worker processes; none are needed for images of this size
+    masks:bool=False, # Segmentation: are the labels masks of `'background'` and the 8 classes?
     **kwargs
 ) -> DataLoaders:
-    "Classification `DataLoaders` over `demo_path`; masks and boxes take no part in training"
+    "Classification `DataLoaders` over `demo_path`, where masks and boxes take no part in training; segmentation ones with `masks=True`"
     path = demo_path(n, size, seed, biased, base)
     tfms = aug_transforms(do_flip=False, max_rotate=0, max_zoom=1, max_warp=0) if augment else []
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=_images, splitter=GrandparentSplitter(), get_y=parent_label,
+    label,get_y = (MaskBlock(['background', *sorted(_glyphs)]),_class_mask) if masks else (CategoryBlock,parent_label)
+    block = DataBlock((ImageBlock,label), get_items=_images, splitter=GrandparentSplitter(), get_y=get_y,
                       batch_tfms=[*tfms, Normalize.from_stats(*imagenet_stats)])
     with no_random(seed, reproducible=False): # the loaders draw their own seeds from Python's generator
         return block.dataloaders(path, path=path, bs=bs, num_workers=num_workers, **kwargs)

@@ -33,7 +33,7 @@ def image_size(
 # %% ../nbs/03a_encoders.ipynb #0be69897
 class Encoder(nn.Sequential):
     "Stages in a row; called with a list `skips`, it puts there what the stages in `taps` gave, fine to coarse"
-    taps = ()
+    taps,packed = (),False # `packed`: it was found inside a body of one part
     def forward(self, x, skips=None):
         for i,stage in enumerate(self):
             x = stage(x)
@@ -162,7 +162,7 @@ def as_encoder(
         meta = model_meta.get(encoder, {})
         e = _from_module(_body(_build(encoder, pretrained, weights), ifnone(cut, meta.get('cut'))), img_size)
     else: raise TypeError(f"An encoder is a module, a function that builds one, or a timm name; not {type(encoder).__name__}.")
-    while unpack and len(e)==1 and type(e[0]).forward is nn.Sequential.forward: e = Encoder(OrderedDict(e[0].named_children()))
+    if unpack and len(e)==1 and type(e[0]).forward is nn.Sequential.forward: e = Encoder(OrderedDict(e[0].named_children())); e.packed = True
     try: e.taps,sizes = _changes(e, _dummy(e, img_size))
     except (RuntimeError,AssertionError,IndexError) as err: raise ValueError(f"The encoder takes no images of {img_size}, they may be too small: {str(err).splitlines()[0].rstrip('.')}.") from err
     if unpack: _check(e, img_size, sizes)

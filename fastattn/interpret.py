@@ -171,36 +171,75 @@ def _grid(n, k, nrows, ncols, figsize, w=2.6, h=3.1):
 def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, thresh, text, nrows=None, ncols=None, figsize=None, **kwargs):
     "A figure of some items with their heatmaps"
     idxs = _listed(idxs)
-    asks = ['pred','actual'] if isinstance(target, str) and target=='both' else [target]
-    if len(asks)>1: method = pick_method(method, unwrap(self.learn.model), by_class=True).name # two maps that can differ
     with self.learn.no_bar(): inps,preds,targs,decoded,losses = self[idxs]
     inps,targs,decoded = tuplify(inps),tuplify(targs),tuplify(decoded)
-    x,y,its = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
+    _,y,its = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
     _,_,outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))
-    maps = [self.heatmaps(idxs, method, a, layer, **kwargs) for a in asks]
     is_mask = isinstance(y, TensorMask)
-    panels = (['input','target','prediction'] if is_mask else []) + [f'{h.method}: {a}' if len(asks)>1 or is_mask else '' for h,a in zip(maps, asks)]
-    fig,axs = _grid(len(idxs), len(panels), nrows, ncols if not is_mask else ncols or 1, figsize)
+    asks = self._asks(method, target, targs[0] if is_mask else None, decoded[0])
+    maps = [(t, self.heatmaps(idxs, m, ask, l and layer, **(kwargs if l else {})), has) for t,m,ask,has,l in asks]
+    names = ['input','target','prediction'] if is_mask else []
+    fig,axs = _grid(len(idxs), len(names)+len(maps), nrows, ncols if not is_mask else ncols or 1, figsize)
     for j,(row,i,name) in enumerate(zip(axs, idxs, self._names(idxs))):
         img,targ,pred = its[j][0],its[j][len(inps)],outs[j][len(inps)]
-        for ax in row: ax.axis('off')
-        if is_mask:
-            _show_on(row[0], img)
-            for ax,m in zip(row[1:3], (targ,pred)): _show_on(ax, img); m.show(ctx=ax, alpha=.55, vmin=0, vmax=max(1, len(class_names(self.learn) or [])-1))
-        for ax,h,p in zip(row[-len(asks):], maps, panels[-len(asks):]):
+        loss = losses[j].float().mean().item()
+        if is_mask: self._show_masks(row, names, img, targ, pred)
+        for ax,(t,h,has) in zip(row[len(names):], maps):
+            if has is not None and not has[j]: continue
             small = thresh is not None and h.raw[j].numel()<thresh
             (ax.imshow(to_picture(img)) if small else h[j].show(ax, img, alpha, None if h.signed else cmap))
             if isinstance(y, TensorPoint):
                 for pt,c,m in ((targ,'#56B4E9','o'),(pred,'#E69F00','x')): ax.scatter(*pt.view(-1,2).T.tolist(), s=18, c=c, marker=m)
-            if len(panels)>1: ax.set_title(p if not is_mask else f'{p} ({h.target[j]})' if h.target is not None and not isinstance(h.target, str) else p, fontsize=9)
-        if is_mask:
-            for ax,p in zip(row, panels[:3]): ax.set_title(p, fontsize=9)
+            if len(names)+len(maps)>1: ax.set_title(t if not is_mask or h.target is None or not explainers[h.method].by_class else f'{t} {h.target[j]}', fontsize=9)
         if text:
-            loss = losses[j].float().mean().item()
             t = f'loss {loss:.3f}   {name}' if is_mask else _title(y, (decoded[0][j],pred), (targs[0][j],targ), preds[j] if isinstance(preds, Tensor) else None, loss, name)
-            row[0].set_title(t + (f'\n{panels[0]}' if len(panels)>1 else ''), fontsize=8.5)
+            row[0].set_title(f'{t}\n{row[0].get_title()}'.rstrip(), fontsize=8.5)
     plt.close(fig)
     return fig
+
+@patch
+def _show_masks(self:HeatmapMixin, row, names, img, targ, pred):
+    "The picture, what should be seen in it, and what is"
+    top = max(1, len(class_names(self.learn) or [])-1)
+    for ax,n,m in zip(row, names, (None,targ,pred)):
+        _show_on(ax, img)
+        if m is not None: m.show(ctx=ax, alpha=.55, vmin=0, vmax=top)
+        ax.axis('off')
+        ax.set_title(n, fontsize=9)
+
+@patch
+def _asks(self:HeatmapMixin, method, target, true, pred):
+    "The maps to draw, each as (title, method, target, which items have it or None for all, takes the user's options)"
+    if not isinstance(target, str) or target not in ('both','each'): asks = [(target,target,None)]
+    elif target=='both': asks = [(o,o,None) for o in ('pred','actual')]
+    elif true is None: raise ValueError("`target='each'` draws a map for each class in a mask, and these labels are no masks; choose 'pred', 'actual' or 'both'.")
+    else: asks = [('', *o) for o in self._classes(true, pred)]
+    auto,model = method=='auto',unwrap(self.learn.model)
+    # two maps that can differ need a method that hears the question
+    if len(asks)>1 or true is not None and auto: method = pick_method(method, model, by_class=True).name
+    res = [(_about(method, t, len(asks)>1 or true is not None), method, ask, has, True) for t,ask,has in asks]
+    if true is not None and auto: # and where it looks whatever the question
+        res = [(n, n, 'pred', None, False) for n in suitable(model) if not explainers[n].by_class][:1] + res
+    return res
+
+def _about(method, t, several):
+    "The title of a map, if there are several to tell apart; a class is added to it later"
+    if not several: return ''
+    if method in explainers and not explainers[method].by_class: return method
+    return f'{method}:' if t in ('','pred') else f'{method}: {t}'
+
+@patch
+def _classes(self:HeatmapMixin, true, pred, n=3):
+    "For the first, second, ... largest class that is there or predicted: one class per item, and which items have that many"
+    c = len(class_names(self.learn) or []) or 1+int(max(true.max(), pred.max()))
+    drop = [i for i,v in enumerate(class_names(self.learn) or ['background']) if _is_background(v)]
+    each = []
+    for ms in zip(true, pred):
+        counts = sum(m.as_subclass(Tensor).flatten().long().bincount(minlength=c) for m in ms)
+        counts[drop] = 0
+        each.append([i for i in counts.argsort(descending=True).tolist() if counts[i]>0][:n])
+    k = max(1, max(map(len, each)))
+    return [([o[r] if r<len(o) else o[0] if o else None for o in each], [r<len(o) or r==0 for o in each]) for r in range(k)]
 
 def _show_on(ax, img): ax.imshow(to_picture(img))
 
@@ -209,7 +248,27 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
     "fastai's `Interpretation`, with heatmaps"
 
 class SegmentationInterpretation(Interpretation, fastai_interpret.SegmentationInterpretation):
-    "fastai's `SegmentationInterpretation`, with heatmaps"
+    "fastai's `SegmentationInterpretation`, with heatmaps: where the model looks whatever the question (gates and masks, if it has some), and where for each class that is there or predicted"
+    @delegates(HeatmapMixin.plot_top_losses)
+    def plot_top_losses(self,
+        k, # Number of losses to plot, or which of the sorted ones (a list or range)
+        largest:bool=True, # Sort losses by largest or smallest
+        heatmap:bool=False, # Show where the model looked; False draws what fastai draws
+        target='each', # A map for `'each'` class that is there or predicted (3 at most); `'pred'`, `'actual'`, `'both'`: the largest of the prediction, of the target; or what `explain` takes
+        **kwargs
+    ): # The figure, with `heatmap=True`
+        "Show `k` largest(/smallest) preds and losses, with heatmaps if wanted"
+        return super().plot_top_losses(k, largest, heatmap, target=target, **kwargs)
+
+    @delegates(HeatmapMixin.show_results)
+    def show_results(self,
+        idxs, # Indices of predictions and targets
+        heatmap:bool=False, # Show where the model looked; False draws what fastai draws
+        target='each', # As in `plot_top_losses`
+        **kwargs
+    ): # The figure, with `heatmap=True`
+        "Show predictions and targets of `idxs`, with heatmaps if wanted"
+        return super().show_results(idxs, heatmap, target=target, **kwargs)
 
 class ClassificationInterpretation(Interpretation, fastai_interpret.ClassificationInterpretation):
     "fastai's `ClassificationInterpretation`, with heatmaps"

@@ -1,0 +1,46 @@
+"Gated U-Nets over twenty encoders and three image sizes: forward, backward, export, load, and a map at every skip."
+import gc, warnings
+import pytest, torch
+import torch.nn.functional as F
+from fastai.vision.all import (DataLoaders, Datasets, TensorImage, TensorMask, CrossEntropyLossFlat, load_learner, no_random, resnet18, resnet34, xresnet18, densenet121, vgg11_bn,
+                               squeezenet1_0, squeezenet1_1, alexnet)
+from fastattn.all import DynamicUnet, attention_unet_learner, explain
+from fastattn.unet import gate_masks
+
+# encoder: number of skips
+table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeezenet1_0:3, squeezenet1_1:3, alexnet:2,
+         'resnet10t':4, 'convnext_atto':3, 'efficientnet_lite0':4, 'tf_efficientnetv2_b0':4, 'mobilenetv3_small_050':4, 'regnetx_002':4, 'swin_tiny_patch4_window7_224':3,
+         'maxvit_rmlp_pico_rw_256':4, 'pvt_v2_b0':3, 'mambaout_femto':3, 'poolformer_s12':3, 'dla34':5, 'edgenext_xx_small':3}
+sizes = [(64,64), (96,160), (224,224)]
+name = lambda o: o if isinstance(o, str) else f'fastai {o.__name__}' if callable(o) else 'x'.join(map(str, o))
+
+def loaders(size, bs):
+    with no_random(0): xs,ys = torch.randn(bs,3,*size),torch.randint(0,2,(bs,*size))
+    def image(i): return TensorImage(xs[i])
+    def mask(i): return TensorMask(ys[i])
+    ds = Datasets(range(bs), [[image],[mask]])
+    return DataLoaders.from_dsets(ds, ds, bs=bs, num_workers=0)
+
+@pytest.mark.parametrize('size', sizes, ids=name)
+@pytest.mark.parametrize('arch', table, ids=name)
+def test_encoder(arch, size, tmp_path):
+    bs = 2 if size[0]<200 else 1
+    learn = attention_unet_learner(loaders(size, bs), arch, pretrained=False, n_out=2, loss_func=CrossEntropyLossFlat(axis=1))
+    x,y = learn.dls.one_batch()
+    learn.model.train()
+    F.cross_entropy(learn.model(x).as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)).backward()
+    missing = [n for n,p in learn.model.named_parameters() if p.grad is None]
+    assert not [n for n in missing if not n.startswith('layers.0.')], missing # what timm leaves unused in the encoder is its own affair
+    assert all(torch.isfinite(p.grad).all() for p in learn.model.parameters() if p.grad is not None)
+    gates = gate_masks(learn.model)
+    assert len(gates)==table[arch]
+    maps = [explain(learn, x, 'gates', layer=i).raw for i in range(len(gates))]
+    assert all(a.shape[-2]<b.shape[-2] and a.shape[-1]<b.shape[-1] for a,b in zip(maps, maps[1:])), 'coarse to fine'
+    assert all(0<=m.min() and m.max()<=1 for m in maps) and explain(learn, x, 'gates').shape==(bs,*size)
+    out = learn.model.eval()(x)
+    assert out.shape==(bs,2,*size)
+    learn.model.zero_grad()
+    learn.export(tmp_path/'m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
+    torch.testing.assert_close(again.model.eval()(x), out)
+    torch.testing.assert_close(explain(again, x, 'gates').raw, explain(learn, x, 'gates').raw)
