@@ -17,10 +17,12 @@ class GateMask(nn.Module):
     def __init__(self,
         nf:int, # Channels of the skip
         ng:int, # Channels of the gating signal
-        nh:int # Channels in which the two are added
+        nh:int, # Channels in which the two are added
+        start:float=0. # Bias of the coefficients before the sigmoid, at the start
     ):
         super().__init__()
         self.skip,self.gating,self.score = nn.Conv2d(nf, nh, 1, bias=False),nn.Conv2d(ng, nh, 1),nn.Conv2d(nh, 1, 1)
+        nn.init.constant_(self.score.bias, start)
 
     def forward(self, x, g):
         # on the grid of the gating signal, as in the paper; halving with bilinear weights is the mean of 2 by 2
@@ -33,10 +35,11 @@ class AttentionGate(nn.Module):
     def __init__(self,
         nf:int, # Channels of the skip
         ng:int, # Channels of the gating signal
-        nh:int=None # Channels in which the two are added; None is half of the skip's
+        nh:int=None, # Channels in which the two are added; None is half of the skip's
+        start:float=2. # Bias before the sigmoid at the start: 2 begins open (.88), near to the U-Net without gates
     ):
         super().__init__()
-        self.mask = GateMask(nf, ng, nh or max(1, nf//2))
+        self.mask = GateMask(nf, ng, nh or max(1, nf//2), start)
 
     def forward(self,
         x:Tensor, # The skip, `(bs,nf,h,w)`
@@ -106,10 +109,11 @@ class DynamicUnet(fastai_unet.DynamicUnet):
         res = self.layers[0](x, skips=skips)
         for l in self.layers[1:]:
             if isinstance(l, UnetBlock): res = l(res, skips.pop())
+            elif isinstance(l, ToTensorBase) and not isinstance(res, TensorBase): pass # a plain tensor stays one: `torch.compile` fails on the cast
             else:
                 res.orig = x # for fastai's `ResizeToOrig` and `MergeLayer`
                 try: new = l(res)
-                finally: del res.orig
+                finally: res.orig = None
                 res = new
         return res
 
