@@ -176,7 +176,7 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
     _,y,its = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
     _,_,outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))
     is_mask = isinstance(y, TensorMask)
-    asks = self._asks(method, target, targs[0] if is_mask else None, decoded[0])
+    asks = self._asks(method, target, (targs[0],decoded[0],preds.shape[1]) if is_mask else None)
     maps = [(t, self.heatmaps(idxs, m, ask, l and layer, **(kwargs if l else {})), has) for t,m,ask,has,l in asks]
     names = ['input','target','prediction'] if is_mask else []
     fig,axs = _grid(len(idxs), len(names)+len(maps), nrows, ncols if not is_mask else ncols or 1, figsize)
@@ -199,26 +199,29 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
 
 @patch
 def _show_masks(self:HeatmapMixin, row, names, img, targ, pred):
-    "The picture, what should be seen in it, and what is"
-    top = max(1, len(class_names(self.learn) or [])-1)
+    "The picture, what should be seen in it, and what is; classes by name, and the background left as it is"
+    vocab = class_names(self.learn) or []
     for ax,n,m in zip(row, names, (None,targ,pred)):
         _show_on(ax, img)
-        if m is not None: m.show(ctx=ax, alpha=.55, vmin=0, vmax=top)
         ax.axis('off')
+        if m is not None:
+            seen,counts = m.as_subclass(Tensor).unique(return_counts=True)
+            seen = [i for i in seen[counts.argsort(descending=True)].tolist() if not (_is_background(vocab[i]) if i<len(vocab) else i==0)]
+            m.show(ctx=ax, alpha=.6*np.isin(to_np(m), seen), vmin=0, vmax=max(1, len(vocab)-1))
+            n = textwrap.shorten(f'{n}: {_say([vocab[i] if i<len(vocab) else i for i in seen])}', 30, placeholder=' ...')
         ax.set_title(n, fontsize=9)
 
 @patch
-def _asks(self:HeatmapMixin, method, target, true, pred):
+def _asks(self:HeatmapMixin, method, target, masks):
     "The maps to draw, each as (title, method, target, which items have it or None for all, takes the user's options)"
-    if not isinstance(target, str) or target not in ('both','each'): asks = [(target,target,None)]
-    elif target=='both': asks = [(o,o,None) for o in ('pred','actual')]
-    elif true is None: raise ValueError("`target='each'` draws a map for each class in a mask, and these labels are no masks; choose 'pred', 'actual' or 'both'.")
-    else: asks = [('', *o) for o in self._classes(true, pred)]
-    auto,model = method=='auto',unwrap(self.learn.model)
+    model,auto,kind = unwrap(self.learn.model),method=='auto',target if isinstance(target, str) else None
+    if kind=='each' and masks is None: raise ValueError("`target='each'` draws a map for each class in a mask, and these labels are no masks; choose 'pred', 'actual' or 'both'.")
+    if kind=='each' and (masks[2]==1 or not auto and not pick_method(method, model).by_class): kind = target = 'pred' # one map is all there is
+    asks = [(o,o,None) for o in ('pred','actual')] if kind=='both' else [('',*o) for o in self._classes(*masks)] if kind=='each' else [(target,target,None)]
     # two maps that can differ need a method that hears the question
-    if len(asks)>1 or true is not None and auto: method = pick_method(method, model, by_class=True).name
-    res = [(_about(method, t, len(asks)>1 or true is not None), method, ask, has, True) for t,ask,has in asks]
-    if true is not None and auto: # and where it looks whatever the question
+    if len(asks)>1 or masks is not None and auto: method = pick_method(method, model, by_class=True).name
+    res = [(_about(method, t, len(asks)>1 or masks is not None), method, ask, has, True) for t,ask,has in asks]
+    if masks is not None and auto: # and where it looks whatever the question
         res = [(n, n, 'pred', None, False) for n in suitable(model) if not explainers[n].by_class][:1] + res
     return res
 
@@ -229,13 +232,12 @@ def _about(method, t, several):
     return f'{method}:' if t in ('','pred') else f'{method}: {t}'
 
 @patch
-def _classes(self:HeatmapMixin, true, pred, n=3):
-    "For the first, second, ... largest class that is there or predicted: one class per item, and which items have that many"
-    c = len(class_names(self.learn) or []) or 1+int(max(true.max(), pred.max()))
+def _classes(self:HeatmapMixin, true, pred, c, n=3):
+    "For the first, second, ... largest class that is there or predicted, of `c`: one class per item, and which items have that many"
     drop = [i for i,v in enumerate(class_names(self.learn) or ['background']) if _is_background(v)]
     each = []
     for ms in zip(true, pred):
-        counts = sum(m.as_subclass(Tensor).flatten().long().bincount(minlength=c) for m in ms)
+        counts = sum(m.as_subclass(Tensor).flatten().long().bincount(minlength=c)[:c] for m in ms) # what is not to be learned, such as 255, is no class
         counts[drop] = 0
         each.append([i for i in counts.argsort(descending=True).tolist() if counts[i]>0][:n])
     k = max(1, max(map(len, each)))

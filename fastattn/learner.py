@@ -67,7 +67,8 @@ def attention_learner(
     body = learn.model[0]
     with undisturbed(dls): x = dls.one_batch()[0][:1].as_subclass(Tensor).to(one_param(body).device)
     if unet:
-        body,head = DynamicUnet(body, nf, x.shape[-2:], attention=True),Evidence(nf, n_out, form, activation)
+        # fastai's way up has no batch norm: with a class per image as the only teacher it hardly learns then
+        body,head = DynamicUnet(body, nf, x.shape[-2:], attention=True, norm_type=NormType.Batch),Evidence(nf, n_out, form, activation)
         learn.splitter = partial(unet_split, split=learn.splitter)
     else: head = _head_for(body, x, partial(attention_head, n_out=n_out, form=form, activation=activation, **head_kw))
     if init is not None: apply_init(head, init)
