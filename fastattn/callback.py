@@ -38,8 +38,7 @@ def recordable(
 )->list: # Module names
     "What the recorder listens to by itself: the last layer of every resolution, and the masks"
     last = {}
-    for c in candidates(model, x):
-        if '' not in c.aliases and c.channels>1 and 'Pool' not in c.cls: last[(c.grid.h,c.grid.w)] = c.name
+    for c in candidates(model, x).features(): last[(c.grid.h,c.grid.w)] = c.name
     model = unwrap(model) # and what the model itself multiplies its features by
     masks = [n for e in explainers.values() if e.layers and not e.by_class and strength(e, model)>0 for n in e.layers(model)]
     return list(dict.fromkeys([*last.values(), *masks]))

@@ -36,7 +36,11 @@ class Grid:
 # %% ../nbs/00b_grids.ipynb #10aa6ab7
 def _fits(gh, gw, H, W):
     "Could `gh` x `gw` be a grid over an image of `H` x `W`? Strides round, so one row or column more or less is fine"
-    return 1<=gh<=H and 1<=gw<=W and gh*gw>1 and abs(gw - gh*W/H) <= max(1, W/H)
+    if not (1<=gh<=H and 1<=gw<=W and gh*gw>1): return False
+    if abs(gw - gh*W/H) <= max(1, W/H): return True
+    if (W-H)*(gw-gh) <= 0: return False
+    stride = (W-H)/(gw-gh) # without padding both sides lose the same number of pixels: gh = (H-lost)/stride, and so for gw
+    return 0 <= H-stride*gh <= min(H,W)/4
 
 def grid_of(
     shape, # Shape of a layer's output
@@ -100,13 +104,14 @@ class Layers(list):
         head = f'   {"layer":<32} {"module":<22} {"grid":^9} {"chans":>5}  layout'
         return '\n'.join([head] + [f'{"->" if c.name==pick else "  "} {c}' for c in self])
 
-    def _usable(self):
+    def features(self)->list: # `Candidate`s
+        "Those that hold features: not the whole model, no pooling, no mask and nothing from which one is made (by the name of `mask`)"
         res = [c for c in self if '' not in c.aliases and 'Pool' not in c.cls]
-        return [c for c in res if c.channels>1] or res
+        return [c for c in res if c.channels>1 and 'mask' not in c.name.split('.')] or res
 
     def auto(self)->Candidate:
         "The layer to look at when nobody says which"
-        res = self._usable()
+        res = self.features()
         if not res: raise ValueError(f"This model has no spatial features to draw a map from: {self._why()}.")
         if self.out is not None:                                    # the answer is itself a picture: the deepest features
             return [c for c in res if c.grid.h*c.grid.w == min(o.grid.h*o.grid.w for o in res)][-1]

@@ -206,9 +206,9 @@ def _show_masks(self:HeatmapMixin, row, names, img, targ, pred):
         ax.axis('off')
         if m is not None:
             seen,counts = m.as_subclass(Tensor).unique(return_counts=True)
-            seen = [i for i in seen[counts.argsort(descending=True)].tolist() if not (_is_background(vocab[i]) if i<len(vocab) else i==0)]
-            m.show(ctx=ax, alpha=.6*np.isin(to_np(m), seen), vmin=0, vmax=max(1, len(vocab)-1))
-            n = textwrap.shorten(f'{n}: {_say([vocab[i] if i<len(vocab) else i for i in seen])}', 30, placeholder=' ...')
+            seen = [i for i in seen[counts.argsort(descending=True)].long().tolist() if (i<len(vocab) and not _is_background(vocab[i]) if vocab else i>0)]
+            m.show(ctx=ax, alpha=.6*np.isin(to_np(m).reshape(m.shape[-2:]), seen), vmin=0, vmax=max(1, len(vocab)-1))
+            n = textwrap.shorten(f'{n}: {_say([vocab[i] if vocab else i for i in seen])}', 30, placeholder=' ...')
         ax.set_title(n, fontsize=9)
 
 @patch
@@ -229,7 +229,7 @@ def _about(method, t, several):
     "The title of a map, if there are several to tell apart; a class is added to it later"
     if not several: return ''
     if method in explainers and not explainers[method].by_class: return method
-    return f'{method}:' if t in ('','pred') else f'{method}: {t}'
+    return f'{method}: {t}' if t=='actual' else f'{method}:'
 
 @patch
 def _classes(self:HeatmapMixin, true, pred, c, n=3):

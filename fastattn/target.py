@@ -41,7 +41,7 @@ class Target:
         regression=False # Outputs are quantities, not classes: several of them are added up
     ):
         store_attr()
-        self.idx,self.region = None,None
+        self.idx,self.region,self.lone = None,None,False
 
     def resolve(self,
         out, # What the model returned for the images
@@ -59,8 +59,14 @@ class Target:
         elif len(t)!=n: raise ValueError(f"{len(t)} targets were given for {n} images; give one for all, or one for each.")
         if out.ndim==3: raise ValueError(f"The model returns {tuple(out.shape)}; say which of these numbers you mean with `target=lambda output, idx: ...`.")
         pred = self._predicted(out)
-        self.idx = tensor([p if o is None else _class_index(o, self.vocab, out.shape[1]) for o,p in zip(t, pred)])
+        self.lone = out.shape[1]==1 and self.vocab is not None and len(self.vocab)==2 # one output for two classes: it speaks for the second
+        self.idx = tensor([p if o is None else self._index(o, out.shape[1]) for o,p in zip(t, pred)])
         if out.ndim==4: self.region = self._region(out)
+
+    def _index(self, t, n):
+        if not self.lone: return _class_index(t, self.vocab, n)
+        if _class_index(t, self.vocab, 2)==0: raise ValueError(f"The model has one output, which speaks for {self.vocab[1]!r}; ask about that, or about its negative with `target=lambda o, idx: -o.flatten(1).mean(1)`.")
+        return 0
 
     def _predicted(self, out):
         if out.ndim==2: return out.argmax(1).tolist()
@@ -99,4 +105,4 @@ class Target:
         "What was asked about, one for each image: class names where they are known, numbers where not"
         if callable(self.target): return L([getattr(self.target, '__name__', 'function')]*self.n)
         if self.idx is None: return None
-        return L(self.idx.tolist()).map(lambda i: self.vocab[i] if self.vocab is not None else i)
+        return L(self.idx.tolist()).map(lambda i: self.vocab[i+self.lone] if self.vocab is not None else i)

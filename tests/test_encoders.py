@@ -8,9 +8,9 @@ from fastattn.all import DynamicUnet, attention_unet_learner, explain
 from fastattn.unet import gate_masks
 
 # encoder: number of skips
-table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeezenet1_0:3, squeezenet1_1:3, alexnet:2,
+table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeezenet1_0:3, squeezenet1_1:3, alexnet:3,
          'resnet10t':4, 'convnext_atto':3, 'efficientnet_lite0':4, 'tf_efficientnetv2_b0':4, 'mobilenetv3_small_050':4, 'regnetx_002':4, 'swin_tiny_patch4_window7_224':3,
-         'maxvit_rmlp_pico_rw_256':4, 'pvt_v2_b0':3, 'mambaout_femto':3, 'poolformer_s12':3, 'dla34':5, 'edgenext_xx_small':3}
+         'maxvit_rmlp_pico_rw_256':4, 'pvt_v2_b0':3, 'mambaout_femto':3, 'poolformer_s12':3, 'dla34':4, 'edgenext_xx_small':3}
 sizes = [(64,64), (96,160), (224,224)]
 name = lambda o: o if isinstance(o, str) else f'fastai {o.__name__}' if callable(o) else 'x'.join(map(str, o))
 
