@@ -21,7 +21,7 @@ def run(seed, a):
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('--seeds', type=int, nargs='+', default=[42,1,2]); p.add_argument('--images', type=int, default=2000); p.add_argument('--epochs', type=int, default=8)
-    p.add_argument('--bs', type=int, default=32); p.add_argument('--lr', type=float, default=5e-3); p.add_argument('--activation', default='softmax')
+    p.add_argument('--seeds', type=int, nargs='+', default=[42,1,2]); p.add_argument('--images', type=int, default=2400); p.add_argument('--epochs', type=int, default=8)
+    p.add_argument('--bs', type=int, default=16); p.add_argument('--lr', type=float, default=5e-3); p.add_argument('--activation', default='softmax')
     a = p.parse_args()
     write('unet_classifier', what=f'{a.images} demo images of 64 px, demo_arch as encoder, {a.epochs} epochs in batches of {a.bs}, {a.activation} mask', seeds=a.seeds, runs=[run(s, a) for s in a.seeds])

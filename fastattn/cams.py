@@ -23,7 +23,8 @@ def cam(p):
     w = _classifier(p.model).weight.detach().float()
     p.out # fixes the predicted class
     if p.target.idx is None: raise ValueError("CAM reads the weights of a class, so its target must be a class; 'gradcam' takes functions.")
-    return [(w[p.target.idx.to(w.device)][...,None,None] * a).sum(1) for a in p.acts[-1:] if _same_width(w, a)]
+    w_c = w[p.target.idx.to(w.device)] * p.target.sign.to(w)[:,None]
+    return [(w_c[...,None,None] * a).sum(1) for a in p.acts[-1:] if _same_width(w, a)]
 
 def _same_width(w, a):
     if w.shape[1]!=a.shape[1]: raise ValueError(f"CAM needs the layer in front of the pooling: the classifier reads {w.shape[1]} channels and this layer has {a.shape[1]}. Leave `layer` out.")

@@ -262,7 +262,7 @@ def _own_layers(e, model, layer):
     "Those layers that the method reads by itself, or of these the ones that the user means"
     names = e.layers(model)
     if layer is None: return names
-    if not isinstance(layer, int): return match_names(names, *L(layer), owner=repr(e.name))
+    if not isinstance(layer, int) or isinstance(layer, bool): return match_names(names, *L(layer), owner=repr(e.name))
     if not -len(names)<=layer<len(names): raise ValueError(f"Layer {layer} is out of range: {e.name!r} reads {len(names)} layers here, 0 to {len(names)-1}.")
     return [names[layer]]
 

@@ -10,7 +10,6 @@ from fastai.vision.all import *
 from fastai.vision.learner import model_meta
 from .record import *
 import timm,inspect
-from contextlib import ExitStack
 
 # %% ../nbs/03a_encoders.ipynb #509d1461
 def check_arch(
@@ -71,9 +70,9 @@ class Intermediates(nn.Module):
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, x): return self.model.forward_intermediates(x, intermediates_only=True)
 
-def _measure(f, x):
-    "What `f`, a module, puts out for `x`; modes and random numbers stay as they are"
-    with evaluating(f), undisturbed(), torch.no_grad(): return f(x)
+def _measure(f, x, m=None):
+    "What `f`, a module or a function that calls the module `m`, puts out for `x`; modes and random numbers stay as they are"
+    with evaluating(ifnone(m, f)), undisturbed(), torch.no_grad(): return f(x)
 
 def _dummy(m, img_size):
     p = one_param(m)
@@ -82,7 +81,7 @@ def _dummy(m, img_size):
 def _timm_encoder(net, img_size, name):
     "`net` with its levels, if it has a pyramid of them"
     try: fs = _measure(net, _dummy(net, img_size))
-    except (RuntimeError,AssertionError,ValueError) as e: raise ValueError(f"timm's {name} takes no images of {img_size}: {str(e).splitlines()[0].rstrip('.')}.") from e
+    except (RuntimeError,AssertionError,ValueError) as e: raise ValueError(f"timm's {name} takes no images of {img_size}: {str(e).splitlines()[0].rstrip('.')}. If it is built for one size, build it with `img_size={img_size}`.") from e
     # channels lie last where a feature's last size is not of the image's making
     chans = net.feature_info.channels() if hasattr(net, 'feature_info') else [f.shape[1] for f in fs]
     last = [f.shape[1]!=c and f.shape[3]==c for f,c in zip(fs, chans)]
@@ -134,14 +133,14 @@ def _from_module(m, img_size):
     if not isinstance(m, nn.Sequential) and hasattr(m, 'forward_intermediates'): return _timm_encoder(Intermediates(m), img_size, type(m).__name__)
     m = _body(m)
     if type(m).forward is not nn.Sequential.forward: raise ValueError(f"An encoder must be an `nn.Sequential`, whose parts run one after the other; {type(m).__name__} has a `forward` of its own.")
-    return Encoder(OrderedDict(m.named_children()))
+    return Encoder(OrderedDict(m._modules)) # with what is used twice
 
 def _changes(e, x):
     "After which stages the grid changes, and the grids of all stages"
-    sizes = []
-    with ExitStack() as stack:
-        for stage in e: stack.callback(stage.register_forward_hook(lambda m, i, o: sizes.append(tuple(o.shape[-2:]))).remove)
-        _measure(e, x)
+    outs,taps,e.taps = [],e.taps,range(len(e))
+    try: _measure(lambda x: e(x, outs), x, e)
+    finally: e.taps = taps
+    sizes = [tuple(o.shape[-2:]) for o in outs]
     return [i for i,(a,b) in enumerate(zip(sizes, sizes[1:])) if a[-1]!=b[-1]],sizes
 
 def as_encoder(
@@ -159,10 +158,10 @@ def as_encoder(
     if isinstance(encoder, str): e = timm_encoder(encoder, img_size, pretrained, n_in)
     elif isinstance(encoder, nn.Module): e = _from_module(encoder, img_size)
     elif callable(encoder):
-        meta = model_meta.get(encoder, {})
-        e = _from_module(_body(_build(encoder, pretrained, weights), ifnone(cut, meta.get('cut'))), img_size)
+        built,at = _build(encoder, pretrained, weights),ifnone(cut, model_meta.get(encoder, {}).get('cut'))
+        e = _from_module(built if at is None and hasattr(built, 'forward_intermediates') else _body(built, at), img_size)
     else: raise TypeError(f"An encoder is a module, a function that builds one, or a timm name; not {type(encoder).__name__}.")
-    if unpack and len(e)==1 and type(e[0]).forward is nn.Sequential.forward: e = Encoder(OrderedDict(e[0].named_children())); e.packed = True
+    if unpack and len(e)==1 and type(e[0]).forward is nn.Sequential.forward: e = Encoder(OrderedDict(e[0]._modules)); e.packed = True
     try: e.taps,sizes = _changes(e, _dummy(e, img_size))
     except (RuntimeError,AssertionError,IndexError) as err: raise ValueError(f"The encoder takes no images of {img_size}, they may be too small: {str(err).splitlines()[0].rstrip('.')}.") from err
     if unpack: _check(e, img_size, sizes)
@@ -170,6 +169,8 @@ def as_encoder(
 
 def _check(e, img_size, sizes):
     if not e.taps: raise ValueError(f"The encoder never shrinks its features after its first stage ({sizes[0][0]}x{sizes[0][1]} for images of {img_size}), so there is nothing to skip to; take a network that shrinks step by step.")
+    for a,b in zip(sizes, sizes[1:]):
+        if max(a[0]/b[0], a[1]/b[1])>3: raise ValueError(f"One part of the encoder goes from {a[0]}x{a[1]} to {b[0]}x{b[1]} at once, and the features in between cannot be reached from outside; take a timm name, which gives out the features of all sizes.")
     if 1 in sizes[-1]: # does it come down to one place too early?
         large = tuple(8*o for o in img_size)
         try: more = len(_changes(e, _dummy(e, large))[0])

@@ -79,9 +79,9 @@ class HeatmapMixin:
             def actual(out, idx): w = (y.as_subclass(Tensor).to(out.device)[idx]>0).to(out.dtype); return torch.where(w.sum(1)>0, (out*w).sum(1)/w.sum(1).clamp(min=1), out.amax(1))
             return actual
         if isinstance(y, TensorMask):
-            vocab = class_names(self.learn) or []
-            drop = [i for i,v in enumerate(vocab) if _is_background(v)]
-            counts = [m.flatten().long().bincount(minlength=len(vocab)) for m in y.as_subclass(Tensor)]
+            vocab = class_names(self.learn)
+            drop = [i for i,v in enumerate(vocab or ['background']) if _is_background(v)]
+            counts = [m.flatten().long().bincount(minlength=len(vocab or ' '))[:vocab and len(vocab)] for m in y.as_subclass(Tensor)] # 255 and the like are no class
             for c in counts: c[drop] = -1
             return [int(c.argmax()) for c in counts]
         if isinstance(y, TensorCategory): return y.tolist()
@@ -177,7 +177,7 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
     _,_,outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))
     is_mask = isinstance(y, TensorMask)
     asks = self._asks(method, target, (targs[0],decoded[0],preds.shape[1]) if is_mask else None)
-    maps = [(t, self.heatmaps(idxs, m, ask, l and layer, **(kwargs if l else {})), has) for t,m,ask,has,l in asks]
+    maps = [(t, self.heatmaps(idxs, m, ask, layer if l else None, **(kwargs if l else {})), has) for t,m,ask,has,l in asks]
     names = ['input','target','prediction'] if is_mask else []
     fig,axs = _grid(len(idxs), len(names)+len(maps), nrows, ncols if not is_mask else ncols or 1, figsize)
     for j,(row,i,name) in enumerate(zip(axs, idxs, self._names(idxs))):

@@ -106,10 +106,12 @@ class Evidence(nn.Module):
     def forward(self, x):
         x = self.attend(self.features(x))
         if self.training: return self.classify(self.norm(x.mean((2,3))))
-        # all behind the mask is linear now, and can be done before the mean as well as after it
-        scale = self.norm.weight / (self.norm.running_var+self.norm.eps).sqrt()
-        rest = F.linear(self.norm.bias-scale*self.norm.running_mean, self.classify.weight, self.classify.bias)
-        return self.map(x, self.classify.weight*scale).mean((2,3)) + rest
+        # all behind the mask is linear now, and can be done before the mean as well as after it; a peak of the mask may be as high as the image has places, too much for half precision
+        with torch.autocast(x.device.type, enabled=False):
+            full = partial(torch.Tensor.to, dtype=torch.promote_types(x.dtype, torch.float32))
+            x,w,b,gamma,beta,mean,var = map(full, (x, self.classify.weight, self.classify.bias, self.norm.weight, self.norm.bias, self.norm.running_mean, self.norm.running_var))
+            scale = gamma / (var+self.norm.eps).sqrt()
+            return self.map(x, w*scale).mean((2,3)) + F.linear(beta-scale*mean, w, b)
 
 def evidence_maps(
     model:nn.Module # Any model
@@ -125,4 +127,4 @@ def evidence(p):
     "What each place says for the class, as the model itself adds it up: CAM (Zhou et al. 2016, eq. 2) built into the network, behind soft attention"
     p.out # fixes the predicted class
     if p.target.idx is None: raise ValueError("Evidence is given for classes, so the target must be one; 'gradcam' takes functions.")
-    return [a[p.idx, p.target.idx.to(a.device)] for a in p.acts]
+    return [a[p.idx, p.target.idx.to(a.device)] * p.target.sign.to(a)[:,None,None] for a in p.acts]

@@ -14,7 +14,7 @@ from .encoders import *
 from .unet import *
 from fastai.vision.learner import model_meta,default_split
 from fastai.vision.models import unet as fastai_unet
-import timm,inspect
+import inspect
 
 # %% ../nbs/04_learner.ipynb #1c86bf3a
 def features_grid(
@@ -60,6 +60,7 @@ def attention_learner(
     check_arch(arch)
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
+    if 'custom_head' in kwargs: raise TypeError("The head of an `attention_learner` is its attention; for a head of your own use `vision_learner`, and `SoftAttention` inside it.")
     head_kw = {k:kwargs.pop(k) for k in _head_args if k in kwargs}
     if unet and head_kw: raise TypeError(f"A U-Net's head is `Evidence`, which takes no {', '.join(map(repr, head_kw))}; leave that out, or `unet`.")
     try: learn = vision_learner(dls, arch, n_out=n_out, pretrained=pretrained, custom_head=nn.Identity(), **kwargs)
@@ -88,9 +89,9 @@ def _features(body, x):
     with evaluating(body), undisturbed(), torch.no_grad(): return body(x)
 
 # %% ../nbs/04_learner.ipynb #ce027c96
-def _normalize(dls, arch, n_in, stats):
+def _normalize(dls, enc, n_in, stats):
     "Statistics of the weights, unless the user has some"
-    if isinstance(arch, str): cfg = timm.get_pretrained_cfg(arch); stats = cfg and (cfg.mean,cfg.std)
+    if isinstance(enc, TimmEncoder): cfg = getattr(enc.net, 'default_cfg', None) or {}; stats = stats or ('mean' in cfg and (cfg['mean'],cfg['std']))
     if stats and n_in==len(stats[0]) and not dls.after_batch.fs.filter(risinstance(Normalize)): dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
 
 @delegates(unet_learner)
@@ -111,14 +112,15 @@ def attention_unet_learner(
     check_arch(arch)
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
+    if isinstance(arch, str) and (weights is not None or cut is not None): raise ValueError(f"`weights` and `cut` are for functions such as `resnet18`; {arch!r} is a timm name, which says itself which weights (after a dot) and is cut by timm.")
     meta = model_meta.get(arch, {}) if not isinstance(arch, str) else {}
-    if normalize and pretrained: _normalize(dls, arch, n_in, meta.get('stats'))
     with undisturbed(dls): img_size = dls.one_batch()[0].shape[-2:]
     if not isinstance(arch, str) and n_in!=3: kwargs['n_in'] = n_in # fastai widens or narrows the first layer
     def make(pretrained): return as_encoder(arch, img_size, unpack=attention, pretrained=pretrained, weights=weights, cut=cut, n_in=n_in)
     split = ifnone(splitter, partial(unet_split, split=meta.get('split', default_split)))
     learn = unet_learner(dls, make, normalize=False, n_out=n_out, pretrained=pretrained, cut=noop, splitter=split, **kwargs)
     learn.model = DynamicUnet.from_fastai(learn.model, attention)
+    if normalize and pretrained: _normalize(dls, learn.model[0], n_in, meta.get('stats'))
     learn.arch,learn.normalize,learn.opt = arch,normalize,None # `make` cannot be exported, and the optimizer knows no gates
     if pretrained: learn.freeze()
     return learn

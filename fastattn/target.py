@@ -41,7 +41,7 @@ class Target:
         regression=False # Outputs are quantities, not classes: several of them are added up
     ):
         store_attr()
-        self.idx,self.region,self.lone = None,None,False
+        self.idx,self.region,self.lone,self.sign = None,None,False,1
 
     def resolve(self,
         out, # What the model returned for the images
@@ -60,13 +60,13 @@ class Target:
         if out.ndim==3: raise ValueError(f"The model returns {tuple(out.shape)}; say which of these numbers you mean with `target=lambda output, idx: ...`.")
         pred = self._predicted(out)
         self.lone = out.shape[1]==1 and self.vocab is not None and len(self.vocab)==2 # one output for two classes: it speaks for the second
-        self.idx = tensor([p if o is None else self._index(o, out.shape[1]) for o,p in zip(t, pred)])
+        idx = tensor([p if o is None else self._index(o, out.shape[1]) for o,p in zip(t, pred)])
+        # asked about the first class, one output for two speaks with its negative
+        self.idx,self.sign = (idx*0,(idx>=0)*2-1) if self.lone else (idx,torch.ones(n, dtype=torch.long))
         if out.ndim==4: self.region = self._region(out)
 
     def _index(self, t, n):
-        if not self.lone: return _class_index(t, self.vocab, n)
-        if _class_index(t, self.vocab, 2)==0: raise ValueError(f"The model has one output, which speaks for {self.vocab[1]!r}; ask about that, or about its negative with `target=lambda o, idx: -o.flatten(1).mean(1)`.")
-        return 0
+        return _class_index(t, self.vocab, 2)-1 if self.lone else _class_index(t, self.vocab, n)
 
     def _predicted(self, out):
         if out.ndim==2: return out.argmax(1).tolist()
@@ -98,6 +98,7 @@ class Target:
         if self.idx is None: return out.flatten(1).sum(1)
         rows = torch.arange(len(idx), device=out.device)
         res = out[rows, self.idx.to(out.device)[idx.to(out.device)]]
+        if self.lone: s = self.sign.to(out)[idx.to(out.device)]; res = res*s.view(-1, *[1]*(res.ndim-1))
         return res if self.region is None else (res*self.region[idx.to(out.device)]).sum((1,2))
 
     @property
@@ -105,4 +106,5 @@ class Target:
         "What was asked about, one for each image: class names where they are known, numbers where not"
         if callable(self.target): return L([getattr(self.target, '__name__', 'function')]*self.n)
         if self.idx is None: return None
-        return L(self.idx.tolist()).map(lambda i: self.vocab[i+self.lone] if self.vocab is not None else i)
+        if self.lone: return L(self.vocab[int(s>0)] for s in self.sign)
+        return L(self.idx.tolist()).map(lambda i: self.vocab[i] if self.vocab is not None else i)

@@ -82,8 +82,10 @@ class DynamicUnet(fastai_unet.DynamicUnet):
     ):
         img_size = image_size(img_size)
         encoder = as_encoder(encoder, img_size, unpack=attention, pretrained=pretrained)
-        super().__init__(encoder, n_out, img_size, **kwargs)
+        device,dtype = one_param(encoder).device,one_param(encoder).dtype
+        super().__init__(encoder.to('cpu', torch.float32), n_out, img_size, **kwargs) # where fastai builds the rest
         self._take_over(attention)
+        self.to(device, dtype)
 
     @classmethod
     def from_fastai(cls,

@@ -1,4 +1,4 @@
-"Gated U-Nets over twenty encoders and three image sizes: forward, backward, export, load, and a map at every skip."
+"Gated U-Nets over twenty-one encoders and three image sizes: forward, backward, export, load, and a map at every skip."
 import gc, warnings
 import pytest, torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ def test_encoder(arch, size, tmp_path):
     F.cross_entropy(learn.model(x).as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)).backward()
     missing = [n for n,p in learn.model.named_parameters() if p.grad is None]
     assert not [n for n in missing if not n.startswith('layers.0.')], missing # what timm leaves unused in the encoder is its own affair
+    enc = [p.grad for p in learn.model[0].parameters()]
+    assert enc[0].abs().sum()>0 and sum(g is not None for g in enc)>.8*len(enc), 'gradients reach the stem'
     assert all(torch.isfinite(p.grad).all() for p in learn.model.parameters() if p.grad is not None)
     gates = gate_masks(learn.model)
     assert len(gates)==table[arch]
@@ -39,6 +41,11 @@ def test_encoder(arch, size, tmp_path):
     assert all(0<=m.min() and m.max()<=1 for m in maps) and explain(learn, x, 'gates').shape==(bs,*size)
     out = learn.model.eval()(x)
     assert out.shape==(bs,2,*size)
+    if size==sizes[0]:
+        for n in gates: # each skip is used
+            shut = learn.model.get_submodule(n).register_forward_hook(lambda m, i, o: o*0)
+            with torch.no_grad(): assert not torch.allclose(learn.model(x), out), n
+            shut.remove()
     learn.model.zero_grad()
     learn.export(tmp_path/'m.pkl')
     again = load_learner(tmp_path/'m.pkl')
