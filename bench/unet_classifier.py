@@ -1,5 +1,5 @@
 "The classifier whose body is a U-Net, on the demo set: accuracy, share of its evidence on the object, seconds"
-import argparse, statistics, time
+import argparse, time
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastattn.all import *

@@ -70,17 +70,13 @@ class Intermediates(nn.Module):
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, x): return self.model.forward_intermediates(x, intermediates_only=True)
 
-def _measure(f, x, m=None):
-    "What `f`, a module or a function that calls the module `m`, puts out for `x`; modes and random numbers stay as they are"
-    with evaluating(ifnone(m, f)), undisturbed(), torch.no_grad(): return f(x)
-
 def _dummy(m, img_size):
     p = one_param(m)
     return torch.zeros(1, in_channels(m), *img_size, device=p.device, dtype=p.dtype)
 
 def _timm_encoder(net, img_size, name):
     "`net` with its levels, if it has a pyramid of them"
-    try: fs = _measure(net, _dummy(net, img_size))
+    try: fs = quietly(net, _dummy(net, img_size))
     except (RuntimeError,AssertionError,ValueError) as e: raise ValueError(f"timm's {name} takes no images of {img_size}: {str(e).splitlines()[0].rstrip('.')}. If it is built for one size, build it with `img_size={img_size}`.") from e
     # channels lie last where a feature's last size is not of the image's making
     chans = net.feature_info.channels() if hasattr(net, 'feature_info') else [f.shape[1] for f in fs]
@@ -138,7 +134,7 @@ def _from_module(m, img_size):
 def _changes(e, x):
     "After which stages the grid changes, and the grids of all stages"
     outs,taps,e.taps = [],e.taps,range(len(e))
-    try: _measure(lambda x: e(x, outs), x, e)
+    try: quietly(lambda x: e(x, outs), x, e)
     finally: e.taps = taps
     sizes = [tuple(o.shape[-2:]) for o in outs]
     return [i for i,(a,b) in enumerate(zip(sizes, sizes[1:])) if a[-1]!=b[-1]],sizes

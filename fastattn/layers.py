@@ -8,6 +8,7 @@ __all__ = ['Mask', 'SoftAttention', 'ToMap', 'attention_head', 'soft_masks', 'so
 
 # %% ../nbs/02_layers.ipynb #903b260e
 from fastai.vision.all import *
+from .record import *
 from .core import *
 from .grids import *
 
@@ -76,7 +77,7 @@ def soft_masks(
     model:nn.Module # Any model
 )->list: # Module names
     "The names of the `mask`s of the `SoftAttention`s in `model`"
-    return [f'{n}.mask'.lstrip('.') for n,m in model.named_modules() if isinstance(m, SoftAttention)]
+    return parts_of(model, SoftAttention, 'mask')
 
 def _demo(): return nn.Sequential(nn.Conv2d(3,8,3,2,1), nn.ReLU(), attention_head(8, 3)),torch.randn(2,3,16,24)
 
@@ -117,7 +118,7 @@ def evidence_maps(
     model:nn.Module # Any model
 )->list: # Module names
     "The names of the `map`s of the `Evidence` heads in `model`"
-    return [f'{n}.map'.lstrip('.') for n,m in model.named_modules() if isinstance(m, Evidence)]
+    return parts_of(model, Evidence, 'map')
 
 def _demo_evidence(): return nn.Sequential(nn.Conv2d(3,8,3,1,1), nn.ReLU(), Evidence(8, 3)),torch.randn(2,3,16,24)
 

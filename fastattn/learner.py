@@ -22,7 +22,7 @@ def features_grid(
     x:Tensor # `(bs,c,h,w)`
 ): # Number of channels, and the `Grid` on which the features lie
     "How the features of `body` lie on the image; a body that pools them away, or an image too small for it, is an error that says what to do"
-    with evaluating(body), undisturbed(), torch.no_grad(): out = body(x[:1])
+    out = quietly(body, x[:1])
     seen = [(c.grid.h,c.grid.w) for c in candidates(body, x) if c.grid.kind!='tokens']
     g = grid_of(out.shape, tuple(x.shape[-2:]), seen=seen) if isinstance(out, Tensor) else None
     if g is None:
@@ -41,6 +41,12 @@ def unet_split(
     return split(nn.Sequential(enc, *unet[1:], *head))
 
 # %% ../nbs/04_learner.ipynb #08d213c4
+def _count(dls, n_out):
+    "The number of outputs, from `dls` if the user leaves it open"
+    n_out = ifnone(n_out, get_c(dls))
+    if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
+    return n_out
+
 _head_args = [n for n in inspect.signature(attention_head).parameters if n not in ('nf','n_out','form','activation','pool')]
 
 @delegates(vision_learner)
@@ -58,8 +64,7 @@ def attention_learner(
 )->Learner:
     "A `vision_learner` whose head attends: soft attention, pooling, linear layer. Options of `attention_head` (`lin_ftrs`, `ps`, `concat_pool`, ...) may be given too"
     check_arch(arch)
-    n_out = ifnone(n_out, get_c(dls))
-    if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
+    n_out = _count(dls, n_out)
     if 'custom_head' in kwargs: raise TypeError("The head of an `attention_learner` is its attention; for a head of your own use `vision_learner`, and `SoftAttention` inside it.")
     head_kw = {k:kwargs.pop(k) for k in _head_args if k in kwargs}
     if unet and head_kw: raise TypeError(f"A U-Net's head is `Evidence`, which takes no {', '.join(map(repr, head_kw))}; leave that out, or `unet`.")
@@ -79,14 +84,11 @@ def attention_learner(
     return learn
 
 def _head_for(body, x, make):
-    if isinstance(body, TimmBody) and isinstance(out := _features(body, x), Tensor) and out.ndim==2: body.needs_pool = True # tokens, please, and not their summary
+    if isinstance(body, TimmBody) and isinstance(out := quietly(body, x), Tensor) and out.ndim==2: body.needs_pool = True # tokens, please, and not their summary
     nf,grid = features_grid(body, x)
     head = make(nf)
     if grid.kind!='nchw': head.insert(0, ToMap(grid))
     return head
-
-def _features(body, x):
-    with evaluating(body), undisturbed(), torch.no_grad(): return body(x)
 
 # %% ../nbs/04_learner.ipynb #ce027c96
 def _normalize(dls, enc, n_in, stats):
@@ -110,8 +112,7 @@ def attention_unet_learner(
 )->Learner:
     "A `unet_learner` whose skips pass attention gates"
     check_arch(arch)
-    n_out = ifnone(n_out, get_c(dls))
-    if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
+    n_out = _count(dls, n_out)
     if isinstance(arch, str) and (weights is not None or cut is not None): raise ValueError(f"`weights` and `cut` are for functions such as `resnet18`; {arch!r} is a timm name, which says itself which weights (after a dot) and is cut by timm.")
     meta = model_meta.get(arch, {}) if not isinstance(arch, str) else {}
     with undisturbed(dls): img_size = dls.one_batch()[0].shape[-2:]

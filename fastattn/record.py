@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unwrap', 'close_names', 'match_names', 'match_modules', 'map_tensors', 'eagerly', 'Trace', 'evaluating', 'rng_state',
-           'undisturbed']
+           'undisturbed', 'quietly', 'parts_of']
 
 # %% ../nbs/00a_record.ipynb #6ab6c277
 from fastai.basics import *
@@ -164,3 +164,20 @@ def undisturbed(
     try: yield
     finally:
         for restore,s in state: restore(s)
+
+# %% ../nbs/00a_record.ipynb #f30cda2e
+def quietly(
+    f, # A module, or a function that calls the module `m`
+    x, # What to call it with
+    m:nn.Module=None # The module whose mode matters; None is `f`
+):
+    "What `f` puts out for `x` in evaluation mode without grad; modes and random numbers stay as they are"
+    with evaluating(ifnone(m, f)), undisturbed(), torch.no_grad(): return f(x)
+
+def parts_of(
+    model:nn.Module, # Any model
+    cls, # A class of modules
+    part:str # What the part is called in them
+)->list: # Module names
+    "The names of the submodules `part` of all `cls` in `model`"
+    return [f'{n}.{part}'.lstrip('.') for n,m in model.named_modules() if isinstance(m, cls)]

@@ -8,6 +8,7 @@ __all__ = ['GateMask', 'AttentionGate', 'UnetBlock', 'DynamicUnet', 'gate_masks'
 # %% ../nbs/03_unet.ipynb #f4e45382
 from fastai.vision.all import *
 from fastai.vision.models import unet as fastai_unet
+from .record import *
 from .core import *
 from .encoders import *
 
@@ -124,7 +125,7 @@ def gate_masks(
     model:nn.Module # Any model
 )->list: # Module names, coarse to fine in a `DynamicUnet`
     "The names of the `mask`s of the `AttentionGate`s in `model`"
-    return [f'{n}.mask'.lstrip('.') for n,m in model.named_modules() if isinstance(m, AttentionGate)]
+    return parts_of(model, AttentionGate, 'mask')
 
 def _demo():
     body = nn.Sequential(nn.Conv2d(3,8,3,2,1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8,16,3,2,1), nn.ReLU(inplace=True), nn.Conv2d(16,16,3,2,1))
