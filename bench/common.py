@@ -1,5 +1,5 @@
 "What every benchmark here shares: interleaved pairs, peak memory, and results as JSON with commit and seed"
-import json, os, platform, statistics, subprocess, sys, time
+import ctypes, gc, json, os, platform, statistics, subprocess, sys, time
 from pathlib import Path
 import torch
 
@@ -19,6 +19,8 @@ def pairs(f, ref, n=9, warm=2):
 def peak_mb(f):
     "Memory that `f` adds at its peak to what the process holds, in MB (Linux)"
     def status(k): return int(next(l for l in open('/proc/self/status') if l.startswith(k)).split()[1])/1024
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)             # what a warm-up has freed goes back to the system
     open('/proc/self/clear_refs','w').write('5') # forget the peak so far
     before = status('VmRSS')
     f()

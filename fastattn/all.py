@@ -7,6 +7,10 @@ from fastattn.encoders import *
 from fastattn.unet import *
 from fastattn.learner import *
 from fastattn.cams import *
+from fastattn.capture import *
+from fastattn.tokens import *
+from fastattn.flow import *
+from fastattn.vit import *
 from fastattn.metrics import *
 from fastattn.callback import *
 from fastattn.interpret import *

@@ -11,6 +11,8 @@ from .record import *
 from .core import *
 from .grids import *
 from .heatmap import *
+from .tokens import *
+from .heads import *
 from PIL import ImageDraw,ImageFont
 import tempfile
 
@@ -66,7 +68,8 @@ class AttentionRecorder(Callback):
 
     def reset(self):
         "Forget everything recorded"
-        self.names,self._points,self._pending,self.snapshots = None,[],[],{}
+        self.names,self._points,self._head_points,self._pending,self.snapshots = None,[],[],[],{}
+        self._heads = None
         self.watched,self.truth,self.pictures,self.labels,self.epochs,self.iters,self._stride,self._step = None,None,[],[],0,0,1,1
         self._trace = None
 
@@ -79,6 +82,14 @@ class AttentionRecorder(Callback):
         if not self.run: return
         if self.watched is None: self._choose()
         self.names = match_modules(self.model, *L(self.layers)) if self.layers is not None else recordable(self.model, self.watched)
+        self._heads = self._find_heads()
+
+    def _find_heads(self):
+        "What watches the heads, if the model is a transformer whose attention can be seen"
+        if not attends(unwrap(self.model)): return
+        p = next(self.model.parameters())
+        try: return HeadRecord(self.model, self.watched.to(p.device, p.dtype))
+        except ValueError: return
 
     def before_train(self):
         if not self.snapshots: self._snapshot() # `validate` never comes here, so this is a real fit
@@ -89,10 +100,13 @@ class AttentionRecorder(Callback):
         if not self.training or self.iters%(self.every*self._step): return
         self._trace = Trace(self.model, *self.names, take=act_stats)
         self._trace.__enter__()
+        if self._heads: self._heads.start()
         self._off = unwrap(self.model).register_forward_hook(self._after_forward, always_call=True) # also when the forward raises
 
     def _after_forward(self, *args):
-        if self._trace: self._pending.append((self.iters, self.epochs, {n:v[-1] if isinstance(v, list) else v for n,v in self._trace.items()}))
+        if self._trace:
+            heads = self._heads.stop() if self._heads else {}
+            self._pending.append((self.iters, self.epochs, {n:v[-1] if isinstance(v, list) else v for n,v in self._trace.items()}, heads))
         self._close()
 
     def after_batch(self):
@@ -112,6 +126,7 @@ class AttentionRecorder(Callback):
     def _close(self):
         if getattr(self, '_trace', None) is None: return
         self._off.remove()
+        if self._heads: self._heads.stop()
         self._trace.__exit__(None, None, None)
         self._trace = None
 
@@ -119,12 +134,13 @@ class AttentionRecorder(Callback):
 
     def _flush(self):
         "Bring what was recorded from the device, and keep it within bounds"
-        for it,ep,stats in self._pending:
+        for it,ep,stats,heads in self._pending:
             for n,v in stats.items(): self._points.append((it, ep, n, *v.tolist()))
+            for n,v in heads.items(): self._head_points += [(it, ep, n, h, *o) for h,o in enumerate(v.tolist())]
         self._pending = []
         while self.names and len(self._points) > self.max_points*len(self.names):
             self._step *= 2
-            self._points = [p for p in self._points if p[0]%(self.every*self._step)==0]
+            self._points,self._head_points = ([p for p in ps if p[0]%(self.every*self._step)==0] for ps in (self._points,self._head_points))
 
     def _choose(self):
         "Fetch the watched images as the validation set shows them, without drawing a random number"
@@ -157,7 +173,7 @@ class AttentionRecorder(Callback):
 
     def __getstate__(self): # what goes into `learn.export()`: how to record, and nothing that was recorded
         keep = dict(self.__dict__)
-        for k in ('_points','_pending','snapshots','watched','truth','pictures','labels','_trace','_off'): keep.pop(k, None)
+        for k in ('_points','_head_points','_pending','_heads','snapshots','watched','truth','pictures','labels','_trace','_off'): keep.pop(k, None)
         return keep
 
     def __setstate__(self, state):
@@ -171,17 +187,18 @@ class AttentionRecorder(Callback):
         return pd.DataFrame(self._points, columns=['iter','epoch','layer',*STATS])
 
     @property
+    def heads(self):
+        "Of a transformer, every head as a DataFrame: iteration, epoch, layer, head, entropy (0..1), distance in pixels"
+        self._flush()
+        return pd.DataFrame(self._head_points, columns=['iter','epoch','layer','head','entropy','distance'])
+
+    @property
     def nbytes(self):
-        "Bytes held by what was recorded; at most `max_snapshots` maps for each image, and `max_points` statistics for each layer"
+        "Bytes held by what was recorded; at most `max_snapshots` maps for each image, and `max_points` statistics for each layer (and as many for each head)"
         maps = sum(h.nbytes + h.raw.nbytes for h in self.snapshots.values())
-        return maps + (self.watched.nbytes if self.watched is not None else 0) + len(self._points)*8*(3+len(STATS))
+        return maps + (self.watched.nbytes if self.watched is not None else 0) + len(self._points)*8*(3+len(STATS)) + len(self._head_points)*8*6
 
 # %% ../nbs/11_callback.ipynb #5bd3e2a6
-def _finished(fig):
-    "A figure that a notebook shows once, because it is returned"
-    plt.close(fig)
-    return fig
-
 _palette = ['#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000','#F0E442'] # Okabe & Ito
 
 @patch
@@ -204,9 +221,20 @@ def plot_stats(self:AttentionRecorder,
         if c in ('near_zero','entropy'): ax.set_ylim(-.03,1.03)
     h,l = zip(*{l:(h,l) for ax in axs[0] for h,l in zip(*ax.get_legend_handles_labels())}.values())
     fig.legend(h, l, loc='outside lower center', ncol=min(4,len(l)), frameon=False)
-    return _finished(fig)
+    return finished(fig)
 
 # %% ../nbs/11_callback.ipynb #6ea16f18
+@patch
+def plot_heads(self:AttentionRecorder,
+    layers=None, # Globs of the attention layers to draw; None is all
+    figsize:tuple=(9,3.2) # Inches
+)->plt.Figure:
+    "Entropy and attention distance of every head through training; of a transformer only"
+    df = self.heads
+    if df.empty: raise ValueError("No heads are recorded: the model has no attention that can be seen, or it has not been trained with this AttentionRecorder yet.")
+    if layers is not None: df = df[df.layer.isin(match_names(list(df.layer.unique()), *L(layers), owner='the record'))]
+    return plot_head_stats(df, figsize)
+
 @patch
 def _epochs(self:AttentionRecorder, n):
     "At most `n` of the epochs seen, evenly spread, with the first and the last"
@@ -234,7 +262,7 @@ def plot_snapshots(self:AttentionRecorder,
         axs[r,0].set_ylabel(self.labels[r], fontsize=9)
         for s in axs[r,0].spines.values(): s.set_visible(False)
     for ax,t in zip(axs[0], ['image',*map(_name, es)]): ax.set_title(t, fontsize=9)
-    return _finished(fig)
+    return finished(fig)
 
 # %% ../nbs/11_callback.ipynb #9b079496
 def refuse_overwrite(path, overwrite):
@@ -270,6 +298,10 @@ def _frame(self:AttentionRecorder, e, size, alpha, cmap):
     return res
 
 # %% ../nbs/11_callback.ipynb #271bbc57
+def _plain(df): return df.astype(object).where(df.notna(), None).values.tolist()
+
+def _points(rows): return [tuple(float('nan') if v is None else v for v in p) for p in rows]
+
 @patch
 def save(self:AttentionRecorder,
     path, # A folder to make
@@ -287,7 +319,7 @@ def save(self:AttentionRecorder,
         about = {e:dict(method=h.method, layer=h.layer, signed=h.signed, target=[str(t) if not isinstance(t, int) else t for t in L(h.target)] if h.target is not None else None) for e,h in self.snapshots.items()}
         df = self.stats
         cfg = {k:getattr(self, k) for k in ('every','method','target','max_snapshots','max_points','epochs','iters','labels')}
-        (tmp/'record.json').write_text(json.dumps(dict(format=1, **cfg, names=self.names, about=about, columns=list(df), stats=df.astype(object).where(df.notna(), None).values.tolist()), indent=1))
+        (tmp/'record.json').write_text(json.dumps(dict(format=1, **cfg, names=self.names, about=about, columns=list(df), stats=_plain(df), heads=_plain(self.heads)), indent=1))
         for i,p in enumerate(self.pictures): p.save(tmp/f'{i:03}.png')
         if path.is_dir(): shutil.rmtree(path)
         os.replace(tmp, path)
@@ -305,7 +337,7 @@ def load(cls:AttentionRecorder,
     d,ts = json.loads((path/'record.json').read_text()),load_file(str(path/'maps.safetensors'))
     res = cls(every=d['every'], method=d['method'], target=d['target'], max_snapshots=d['max_snapshots'], max_points=d['max_points'])
     res.epochs,res.iters,res.labels,res.names = d['epochs'],d['iters'],d['labels'],d['names']
-    res._points = [tuple(float('nan') if v is None else v for v in p) for p in d['stats']]
+    res._points,res._head_points = _points(d['stats']),_points(d.get('heads', []))
     res.pictures = [Image.open(f).copy() for f in sorted(path.glob('*.png'))]
     for e,a in d['about'].items():
         layer = tuple(a['layer']) if isinstance(a['layer'], list) else a['layer']

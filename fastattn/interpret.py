@@ -194,8 +194,7 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
         if text:
             t = f'loss {loss:.3f}   {name}' if is_mask else _title(y, (decoded[0][j],pred), (targs[0][j],targ), preds[j] if isinstance(preds, Tensor) else None, loss, name)
             row[0].set_title(f'{t}\n{row[0].get_title()}'.rstrip(), fontsize=8.5)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 @patch
 def _show_masks(self:HeatmapMixin, row, names, img, targ, pred):

@@ -107,4 +107,4 @@ class Target:
         if callable(self.target): return L([getattr(self.target, '__name__', 'function')]*self.n)
         if self.idx is None: return None
         if self.lone: return L(self.vocab[int(s>0)] for s in self.sign)
-        return L(self.idx.tolist()).map(lambda i: self.vocab[i] if self.vocab is not None else i)
+        return L(self.idx.tolist()).map(lambda i: self.vocab[i] if self.vocab is not None and i<len(self.vocab) else i) # a model may have more outputs than the vocab has names
