@@ -149,7 +149,7 @@ class _Watch(TorchFunctionMode):
 
 def _sdpa_args(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
     if enable_gqa: key,value = (t.repeat_interleave(query.shape[1]//t.shape[1], 1) for t in (key,value))
-    if query.ndim==3: query,key,value = (t[:,None] for t in (query,key,value)) # one head
+    if query.ndim==4 and key.shape[1]==1<query.shape[1]: key,value = (t.expand(-1,query.shape[1],-1,-1) for t in (key,value)) # all heads share their keys
     return dict(q=query, k=key, v=value, mask=attn_mask, causal=is_causal, scale=scale),dropout_p
 
 _mha_signature = inspect.signature(F.multi_head_attention_forward)
@@ -313,9 +313,12 @@ class AttentionTrace(Mapping):
     def _sdpa(self, func, args, kwargs):
         out = func(*args, **kwargs)
         a,p = _sdpa_args(*args, **kwargs)
+        if a['q'].ndim==3 and self._bs and len(a['q'])%self._bs==0: # heads, folded into the batch
+            for k in ('q','k','v','mask'):
+                if a[k] is not None and a[k].ndim==3 and len(a[k])==len(args[0] if args else kwargs['query']): a[k] = a[k].unflatten(0, (self._bs,-1))
         if not self._inside or a['q'].ndim!=4: return out
         out = self._start(out)
-        self._add('sdpa', **self._kept(a['q'], a['k'], a['v'], out if out.ndim==4 else out[:,None], p, **{k:a[k] for k in ('mask','causal','scale')}))
+        self._add('sdpa', **self._kept(a['q'], a['k'], a['v'], out, p, **{k:a[k] for k in ('mask','causal','scale')}))
         return out
 
     def _mha(self, func, args, kwargs):
@@ -395,7 +398,7 @@ class AttentionTrace(Mapping):
         ts = [c.out if c.weights is None else c.weights for c in self.calls]
         gs = torch.autograd.grad(score.sum(), ts, retain_graph=True, allow_unused=True)
         if all(g is None for g in gs): raise RuntimeError("No gradient reaches any attention: the score does not depend on them through a graph (gradient checkpointing, `no_grad` or `detach` inside the model).")
-        for c,t,g in zip(self.calls, ts, gs): c.g = torch.zeros_like(t) if g is None else g.detach()
+        for c,t,g in zip(self.calls, ts, gs): c.g = (torch.zeros_like(t) if g is None else g.detach()).view(*(c.weights.shape[:3] if c.weights is not None else c.q.shape[:3]), -1)
         return _Grads(self)
 
 class _Grads(Mapping):

@@ -139,6 +139,7 @@ class Explainer:
     suits:callable=None # Function from a model to the strength (0 is never) with which `method='auto'` should take it
     layers:callable=None # Function from a model to the names of the layers it reads; None takes `explain`'s candidates
     trace:callable=None # Function `(model, x, layer)` that makes what watches the pass in place of layers: a context manager with `names`
+    fits:callable=None # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
     demo:callable=None # Makes a small model and a batch for the contract tests
     why:str='' # What to say when it does not suit a model
     def __call__(self, p, **kwargs): return self.f(p, **kwargs)
@@ -154,12 +155,13 @@ def explainer(
     suits=1, # Strength for `method='auto'`, a number or a function of the model; 0 is never by itself
     layers=None, # Function from a model to the names of the layers it reads; None leaves the choice to `explain`
     trace=None, # Function `(model, x, layer)` that makes what watches the pass instead, such as an `AttentionTrace`; it becomes `p.attn`
+    fits=None, # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
     demo=None, # Function that makes a small model and a batch to test it on; None is a small CNN
     why:str='' # When it does not suit a model: what it needs, for the error message
 ):
     "Register `f(p) -> (bs,gh,gw)` under its own name, so that `explain`, the contract tests and everything else find it"
     def _inner(f):
-        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, trace, demo, why)
+        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, trace, fits, demo, why)
         return f
     return _inner
 
@@ -171,7 +173,8 @@ def strength(e, model):
 def pick_method(
     method:str, # A registered name, or `'auto'`
     model:nn.Module, # What shall be explained
-    by_class:bool=False # Must the map depend on the target?
+    by_class:bool=False, # Must the map depend on the target?
+    x:Tensor=None # A batch: `'auto'` then takes no method that cannot be worked out on the model for such images
 )->Explainer:
     "The method of that name, or for `'auto'` the one that suits the model best"
     if method!='auto':
@@ -179,17 +182,18 @@ def pick_method(
         e = explainers[method]
         if strength(e, model)<=0 and e.why: raise ValueError(f"{method!r} does not suit this model: {e.why}. Methods that do: {', '.join(suitable(model))}.")
         return e
-    good = suitable(model, by_class)
+    good = suitable(model, by_class, x)
     if not good: raise ValueError("No registered explainer suits this model; `from fastattn.all import *` registers them all.")
     return explainers[good[0]]
 
 def suitable(
     model:nn.Module, # What shall be explained
-    by_class:bool=False # Only methods whose map depends on the target?
+    by_class:bool=False, # Only methods whose map depends on the target?
+    x:Tensor=None # A batch `(bs,c,h,w)`: leave out what cannot be worked out on the model for such images
 )->list: # Names, the best first
     "The names of the explainers that suit `model`"
     res = [(strength(e, model), n) for n,e in explainers.items() if e.by_class or not by_class]
-    return [n for s,n in sorted(res, key=lambda o: -o[0]) if s>0]
+    return [n for s,n in sorted(res, key=lambda o: -o[0]) if s>0 and (x is None or explainers[n].fits is None or explainers[n].fits(model, x))]
 
 # %% ../nbs/00_core.ipynb #84c347e0
 def as_batch(x, model):
@@ -265,7 +269,7 @@ def _join(rs):
 
 # %% ../nbs/00_core.ipynb #867030b1
 def _ask(model, learner, x, method, target, layer, size, **kwargs):
-    e = pick_method(method, model, by_class=target is not None)
+    e = pick_method(method, model, target is not None, x)
     vocab = class_names(learner) if learner is not None else None
     cs = candidates(model, x)
     if e.layers is not None: layer = _own_layers(e, model, layer)

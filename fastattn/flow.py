@@ -48,6 +48,7 @@ def watching(
 def _start(p, call, query, grid):
     "How much of each query of the last layer is asked about, `(bs,q)`: the tokens that the answer is read from, or the user's"
     bs,_,q,_ = call.shape
+    if bs!=len(p.x): raise ValueError(f"{call.name!r} attends within parts of the image that cannot be laid back onto it; 'gradcam' fits such models.")
     r = torch.zeros(bs, q, device=p.x.device)
     if isinstance(query, int):
         if not -q<=query<q: raise ValueError(f"Query {query} is out of range: {call.name!r} has {q} tokens, 0 to {q-1}.")
@@ -89,6 +90,17 @@ def _vit_demo():
     for b in m.blocks: nn.init.normal_(b.attn.qkv.weight, std=.3)
     return nn.Sequential(m),torch.randn(3,3,32,48)
 
+def _followed(model, x):
+    "Can a row be followed through all layers of `model`?"
+    try:
+        a = attentions(model, x)
+        tokens_grid(unwrap(model), x, a.names[0], a.shapes[a.names[0]][2])
+    except ValueError: return False
+    if len(a.names)<3: return False # a little attention behind many convolutions is not the model
+    *rest,last = [a.shapes[n][1:] for n in a.names]
+    n = last[1]
+    return last[0] in (1,n) and all((q==k and n-1<=q<=n) or (q==1 and k==n) for q,k in rest)
+
 _why = "it reads attention between tokens, and this model has no layer that makes queries and keys"
 def _suits(s): return lambda m: s if attends(m) else 0
 
@@ -124,7 +136,7 @@ def _through(call, r, mix):
     if q==k==n: return mix(call, r)
     if q==k==n-1: return torch.cat([r[:,:1],mix(call, r[:,1:])], 1)          # a token that joined later
     if q==1 and n==k: return torch.cat([torch.zeros_like(r[:,:1]),r[:,1:]], 1) + mix(call, r[:,:1]) # only the first token attends
-    raise ValueError(f"{n} tokens leave {call.name!r} and {k} enter it: attention cannot be followed through layers that merge tokens. 'attention' (one layer) and 'gradcam' fit such models.")
+    raise ValueError(f"{n} tokens leave {call.name!r} and {k} enter it: attention cannot be followed through layers that merge tokens or attend between something else. 'attention' (one layer) and 'gradcam' fit such models.")
 
 @torch.no_grad()
 def _flow(p, mix, query=None, grid=None, start_layer=0):
@@ -148,7 +160,7 @@ def _padded(r, call):
     return F.pad(r, (0,call.shape[3]-call.shape[2]))
 
 # %% ../nbs/06c_flow.ipynb #e5fc67b5
-@explainer(by_class=False, trace=watching(), suits=_suits(.5), demo=_vit_demo, why=_why)
+@explainer(by_class=False, trace=watching(), suits=_suits(.5), fits=_followed, demo=_vit_demo, why=_why)
 def rollout(p,
     start_layer:int=0, # Begin at this layer: early layers say little, and of models with outlier tokens too much
     head_fusion='mean', # Join heads by `'mean'`, `'max'` or `'min'`, or look at one by its number
@@ -194,7 +206,7 @@ def _mix_mean(r, call, keep):
     return _padded(keep*r, call) + (1-keep)*call.gather(r).mean(1).float()
 
 # %% ../nbs/06c_flow.ipynb #2ba1268e
-@explainer(grad=True, trace=watching(grad=True), suits=_suits(.6), demo=_vit_demo, why=_why)
+@explainer(grad=True, trace=watching(grad=True), suits=_suits(.6), fits=_followed, demo=_vit_demo, why=_why)
 def grad_rollout(p,
     start_layer:int=0, # Begin at this layer
     discard_ratio:float=0., # Set this share of each layer's weights to zero, the smallest
@@ -213,7 +225,7 @@ def grad_rollout(p,
     r,start,first = _flow(p, _one, query, grid, start_layer)
     return _on_grid(p, first, r, grid)
 
-@explainer(grad=True, trace=watching(grad=True), suits=_suits(.9), demo=_vit_demo, why=_why)
+@explainer(grad=True, trace=watching(grad=True), suits=_suits(2), fits=_followed, demo=_vit_demo, why=_why)
 def relevance(p,
     start_layer:int=0, # Begin at this layer
     query=None, # Whose relevance: see `attention`

@@ -176,7 +176,7 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
     _,y,its = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
     _,_,outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))
     is_mask = isinstance(y, TensorMask)
-    asks = self._asks(method, target, (targs[0],decoded[0],preds.shape[1]) if is_mask else None)
+    asks = self._asks(method, target, (targs[0],decoded[0],preds.shape[1]) if is_mask else None, inps[0][:1])
     maps = [(t, self.heatmaps(idxs, m, ask, layer if l else None, **(kwargs if l else {})), has) for t,m,ask,has,l in asks]
     names = ['input','target','prediction'] if is_mask else []
     fig,axs = _grid(len(idxs), len(names)+len(maps), nrows, ncols if not is_mask else ncols or 1, figsize)
@@ -211,17 +211,17 @@ def _show_masks(self:HeatmapMixin, row, names, img, targ, pred):
         ax.set_title(n, fontsize=9)
 
 @patch
-def _asks(self:HeatmapMixin, method, target, masks):
+def _asks(self:HeatmapMixin, method, target, masks, x):
     "The maps to draw, each as (title, method, target, which items have it or None for all, takes the user's options)"
     model,auto,kind = unwrap(self.learn.model),method=='auto',target if isinstance(target, str) else None
     if kind=='each' and masks is None: raise ValueError("`target='each'` draws a map for each class in a mask, and these labels are no masks; choose 'pred', 'actual' or 'both'.")
     if kind=='each' and (masks[2]==1 or not auto and not pick_method(method, model).by_class): kind = target = 'pred' # one map is all there is
     asks = [(o,o,None) for o in ('pred','actual')] if kind=='both' else [('',*o) for o in self._classes(*masks)] if kind=='each' else [(target,target,None)]
     # two maps that can differ need a method that hears the question
-    if len(asks)>1 or masks is not None and auto: method = pick_method(method, model, by_class=True).name
+    if len(asks)>1 or masks is not None and auto: method = pick_method(method, model, True, x).name
     res = [(_about(method, t, len(asks)>1 or masks is not None), method, ask, has, True) for t,ask,has in asks]
     if masks is not None and auto: # and where it looks whatever the question
-        res = [(n, n, 'pred', None, False) for n in suitable(model) if not explainers[n].by_class][:1] + res
+        res = [(n, n, 'pred', None, False) for n in suitable(model, x=x) if not explainers[n].by_class][:1] + res
     return res
 
 def _about(method, t, several):

@@ -14,14 +14,14 @@ from weakref import WeakKeyDictionary
 import dataclasses
 
 # %% ../nbs/06b_tokens.ipynb #9d0fc5e6
-_makes_queries = ({'qkv'}, {'to_qkv'}, {'in_proj_weight'}, {'q_proj','k_proj'}, {'query','key'}, {'to_q','to_k'}, {'q','k'}, {'q','kv'}, {'qkv_proj'})
+_makes_queries = ({'qkv'}, {'to_qkv'}, {'in_proj_weight'}, {'q_proj','k_proj'}, {'query','key'}, {'to_q','to_k'}, {'q','k'}, {'q','kv'}, {'qk','v'}, {'qkv_proj'})
 
 def attends(
     model:nn.Module # Any model
 )->bool:
     "Has `model` a layer that makes queries and keys out of tokens?"
-    def linear(m, n): return isinstance(getattr(m, n, None), (nn.Linear,nn.Parameter))
-    return any(isinstance(m, nn.MultiheadAttention) or any(all(linear(m, n) for n in ns) for ns in _makes_queries) for m in model.modules())
+    def there(o): return isinstance(o, nn.Parameter) or isinstance(o, nn.Module) and not any(isinstance(p, nn.Conv1d) for p in o.modules()) # as in fastai's `SelfAttention`
+    return any(isinstance(m, nn.MultiheadAttention) or any(all(there(getattr(m, n, None)) for n in ns) for ns in _makes_queries) for m in model.modules())
 
 # %% ../nbs/06b_tokens.ipynb #b40917a4
 def tokens_grid(
@@ -42,7 +42,9 @@ def tokens_grid(
     known = [every[o].grid for o in around if o in every] + [c.grid for c in every.values()]
     for g in known:
         if g.h*g.w+(g.prefix if g.kind=='tokens' else 0)==n: return Grid(g.h, g.w, 'tokens', g.prefix)
-    g = grid_of((1,n,1), tuple(x.shape[-2:]), seen=[(g.h,g.w) for g in known])
+    seen = [(g.h,g.w) for g in known]
+    g = grid_of((1,n,1), tuple(x.shape[-2:]), seen=seen)
+    if g is not None and seen and (g.h,g.w) not in seen: g = None # a guess, where the model's layers know better: these are no tokens of an image
     if g is None: raise ValueError(f"The {n} tokens of {name!r} do not lie on an image of {tuple(x.shape[-2:])} in any way that is known; say how with `grid=(rows, columns)`.")
     return g
 
@@ -65,8 +67,12 @@ def attentions(
     model = unwrap(model)
     key = (tuple(x.shape[1:]), tuple((n,id(m)) for n,m in model.named_modules()))
     if (cached := _known.get(model)) is None or cached[0]!=key:
-        with torch.inference_mode(False), evaluating(model), undisturbed(), torch.no_grad(): cached = _known[model] = key,_look(model, x[:1].detach().clone().as_subclass(Tensor))
+        with torch.inference_mode(False), evaluating(model), undisturbed(), torch.no_grad(): cached = _known[model] = key,_look(model, _one(model, x))
     return cached[1]
+
+def _one(model, x):
+    x,p = x[:1].detach().clone().as_subclass(Tensor),next(model.parameters(), x)
+    return x.to(p.device, p.dtype) if p.is_floating_point() else x.to(p.device)
 
 def _look(model, x):
     with AttentionTrace(model) as t: model(x)
