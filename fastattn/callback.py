@@ -69,8 +69,8 @@ class AttentionRecorder(Callback):
     def reset(self):
         "Forget everything recorded"
         self.names,self._points,self._head_points,self._pending,self.snapshots = None,[],[],[],{}
-        self._heads = None
-        self.watched,self.truth,self.pictures,self.labels,self.epochs,self.iters,self._stride,self._step = None,None,[],[],0,0,1,1
+        self._has_heads = False
+        self.watched,self.truth,self.pictures,self.labels,self.epochs,self.iters,self._stride,self._thin = None,None,[],[],0,0,1,1
         self._trace = None
 
     # -- events
@@ -82,13 +82,13 @@ class AttentionRecorder(Callback):
         if not self.run: return
         if self.watched is None: self._choose()
         self.names = match_modules(self.model, *L(self.layers)) if self.layers is not None else recordable(self.model, self.watched)
-        self._heads = self._find_heads()
+        self._has_heads = attends(unwrap(self.model)) and self._look_at_heads() is not None
 
-    def _find_heads(self):
-        "What watches the heads, if the model is a transformer whose attention can be seen"
-        if not attends(unwrap(self.model)): return
+    def _look_at_heads(self, n=4):
+        "What the heads are like on the first watched images; None if the model is no transformer whose attention can be seen"
         p = next(self.model.parameters())
-        try: return HeadRecord(self.model, self.watched.to(p.device, p.dtype))
+        try:
+            with undisturbed(self.learn): return model_heads(self.model, self.watched[:n].to(p.device, p.dtype))
         except ValueError: return
 
     def before_train(self):
@@ -97,21 +97,24 @@ class AttentionRecorder(Callback):
 
     def before_batch(self):
         self._close()
-        if not self.training or self.iters%(self.every*self._step): return
+        if not self.training or self.iters%(self.every*self._thin): return
+        # what stands between here and the forward pass, such as another callback, may raise: nothing is watched before the model runs
+        self._off = [unwrap(self.model).register_forward_pre_hook(self._before_forward)]
+
+    def _before_forward(self, *args):
         self._trace = Trace(self.model, *self.names, take=act_stats)
         self._trace.__enter__()
-        if self._heads: self._heads.start()
-        self._off = unwrap(self.model).register_forward_hook(self._after_forward, always_call=True) # also when the forward raises
+        self._off.append(unwrap(self.model).register_forward_hook(self._after_forward, always_call=True)) # also when the forward raises
 
     def _after_forward(self, *args):
-        if self._trace:
-            heads = self._heads.stop() if self._heads else {}
-            self._pending.append((self.iters, self.epochs, {n:v[-1] if isinstance(v, list) else v for n,v in self._trace.items()}, heads))
+        if self._trace: self._pending.append((self.iters, self.epochs, {n:v[-1] if isinstance(v, list) else v for n,v in self._trace.items()}, {}))
         self._close()
 
     def after_batch(self):
         self._close()
-        if self.training: self.iters += 1
+        if not self.training: return
+        if self._has_heads and self.iters%(self.every*self._thin)==0: self._pending.append((self.iters, self.epochs, {}, self._look_at_heads() or {}))
+        self.iters += 1
 
     def after_epoch(self):
         if not self._in_epoch: return
@@ -124,9 +127,9 @@ class AttentionRecorder(Callback):
 
     # -- parts
     def _close(self):
+        for h in getattr(self, '_off', []): h.remove()
+        self._off = []
         if getattr(self, '_trace', None) is None: return
-        self._off.remove()
-        if self._heads: self._heads.stop()
         self._trace.__exit__(None, None, None)
         self._trace = None
 
@@ -139,8 +142,8 @@ class AttentionRecorder(Callback):
             for n,v in heads.items(): self._head_points += [(it, ep, n, h, *o) for h,o in enumerate(v.tolist())]
         self._pending = []
         while self.names and len(self._points) > self.max_points*len(self.names):
-            self._step *= 2
-            self._points,self._head_points = ([p for p in ps if p[0]%(self.every*self._step)==0] for ps in (self._points,self._head_points))
+            self._thin *= 2
+            self._points,self._head_points = ([p for p in ps if p[0]%(self.every*self._thin)==0] for ps in (self._points,self._head_points))
 
     def _choose(self):
         "Fetch the watched images as the validation set shows them, without drawing a random number"
@@ -173,12 +176,12 @@ class AttentionRecorder(Callback):
 
     def __getstate__(self): # what goes into `learn.export()`: how to record, and nothing that was recorded
         keep = dict(self.__dict__)
-        for k in ('_points','_head_points','_pending','_heads','snapshots','watched','truth','pictures','labels','_trace','_off'): keep.pop(k, None)
+        for k in ('_points','_head_points','_pending','_has_heads','snapshots','watched','truth','pictures','labels','_trace','_off'): keep.pop(k, None)
         return keep
 
     def __setstate__(self, state):
         self.reset()
-        self.__dict__.update({**state, 'epochs':0, 'iters':0, '_stride':1, '_step':1})
+        self.__dict__.update({**state, 'epochs':0, 'iters':0, '_stride':1, '_thin':1})
 
     @property
     def stats(self):

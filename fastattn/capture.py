@@ -184,8 +184,8 @@ _known_windows = WeakKeyDictionary()
 
 def _windows_of(block, attn, args, kwargs, places):
     "Token of every place in every window `(windows,places)`, -1 for padding; None if the numbers do not arrive"
-    x = args[0] if args else next(iter(kwargs.values()))
-    key = tuple(x.shape[1:])
+    def _what(o): return tuple(o.shape[1:]) if isinstance(o, Tensor) else repr(o)
+    key = (next(n for n,m in block.named_modules() if m is attn), places, *map(_what, args), *((k,_what(v)) for k,v in kwargs.items()))
     known = _known_windows.setdefault(block, {})
     if key not in known: known[key] = quietly(lambda _: _follow(block, attn, args, kwargs, places), None, block)
     return known[key]
@@ -214,7 +214,7 @@ def _follow(block, attn, args, kwargs, places):
     with first:
         try: block(*_one(args), **_one(kwargs))
         except Exception: pass # what comes after the attention may mind the numbers; the attention has been seen
-    if first.seen is None: return None
+    if first.seen is None or first.seen.numel()//first.seen.shape[-1]%places: return None
     seen = (first.seen[...,0].reshape(-1, places)-1)
     ids = seen.round().long()
     good = (seen-ids).abs().max()<.01 and torch.equal(ids[ids>=0].sort()[0], torch.arange(n, device=ids.device))
@@ -231,13 +231,15 @@ class AttentionTrace(Mapping):
         grad:bool=False # Keep the graph, so that `grads(score)` gives the gradients of the weights?
     ):
         if heads not in ('all','mean'): raise ValueError(f"`heads` must be 'all' or 'mean', not {heads!r}.")
+        if '' in patterns: patterns = () # the model itself holds all that attends
         if patterns: match_modules(model, *patterns)
+        if isinstance(rows, (bool,str)) or rows==(): raise ValueError(f"`rows` is the number of a query, a slice, a list of numbers or None, not {rows!r}.")
         self.model,self.patterns,self.heads,self.rows,self.grad = unwrap(model),patterns,heads,rows,grad
         self.calls,self._stack = [],ExitStack()
         self._see = {F.scaled_dot_product_attention:self._sdpa, F.multi_head_attention_forward:self._mha, F.dropout:self._dropout, **{f:self._softmax for f in _softmaxes}}
 
     def __enter__(self):
-        self.calls,self.seen,self._inside,self._ids,self._bs = [],{},[],itertools.count(),None
+        self.calls,self.seen,self._dropped,self._inside,self._ids,self._bs = [],{},[],[],itertools.count(),None
         if self.grad and torch.is_inference_mode_enabled():
             raise RuntimeError("Gradients of attention cannot be had in inference mode: use `torch.no_grad()` in its place, or leave out `grad=True`.")
         with ExitStack() as stack:
@@ -262,31 +264,35 @@ class AttentionTrace(Mapping):
 
     def _why(self):
         if self.seen: return f"Nothing attends in {', '.join(map(repr, self.patterns))}; modules of {type(self.model).__name__} that do: {close_names(self.patterns[0], list(self.seen))}."
+        if self._dropped: return f"{type(self.model).__name__} attends in a shape that is not (bs,heads,q,k), and cannot be recorded: {self._dropped[0]}."
         return f"{type(self.model).__name__} shows no attention between tokens: it calls neither PyTorch's attention functions nor a softmax over keys (a convolutional network, linear attention, or a kernel of its own)."
 
     # -- where the model is
     def _enter(self, name, m, args, kwargs):
-        if name=='' and self._bs is None:
+        if not self._inside: # the model, or a part of it that is run by itself
             ts = [t for t in (*args,*kwargs.values()) if isinstance(t, Tensor) and t.ndim>1]
             self._bs = len(ts[0]) if ts else 0
         self._inside.append((name, next(self._ids), m, args, kwargs))
 
     def _leave(self, name, m, args, kwargs, out):
-        while self._inside and self._inside.pop()[0]!=name: pass
-        c = self.calls[-1] if self.calls else None
-        if c is None or c.weights is None or c.name!=name or self.grad: return
-        c.weights = c.weights.mean(1, keepdim=True) if self.heads=='mean' else c.weights.clone()
+        id = None
+        while self._inside:
+            n,id = self._inside.pop()[:2]
+            if n==name: break
+        if self.grad: return
+        for c in reversed(self.calls):
+            if c.id!=id: break
+            if c.weights is not None: c.weights = c.weights.mean(1, keepdim=True) if self.heads=='mean' else c.weights.clone()
 
     # -- what it calls
     def _add(self, kind, **kwargs):
         name,id = self._inside[-1][:2]
         self.seen[name] = None
         if self.patterns and not any(n in self._wanted for n,*_ in self._inside): return
-        if kind in ('softmax','dropout') and self.calls and self.calls[-1].id==id: # the same attention, further on
-            if self.calls[-1].kind in ('sdpa','mha'): return
-            self.calls.pop()
+        if kind in ('softmax','dropout') and self.calls and self.calls[-1].id==id and self.calls[-1].kind in ('sdpa','mha'): return
+        while kind=='dropout' and self.calls and self.calls[-1].id==id and self.calls[-1].kind=='softmax': self.calls.pop() # the same attention, further on
         c = AttentionCall(name, **kwargs)
-        c.kind,c.id = kind,id
+        c.kind,c.id,c.bs = kind,id,self._bs
         c.path = [(n,m,a,k) for n,_,m,a,k in self._inside] if self._windowed(c) else None
         self.calls.append(c)
 
@@ -316,6 +322,7 @@ class AttentionTrace(Mapping):
         if a['q'].ndim==3 and self._bs and len(a['q'])%self._bs==0: # heads, folded into the batch
             for k in ('q','k','v','mask'):
                 if a[k] is not None and a[k].ndim==3 and len(a[k])==len(args[0] if args else kwargs['query']): a[k] = a[k].unflatten(0, (self._bs,-1))
+        if self._inside and a['q'].ndim!=4: self._dropped.append(f"{self._inside[-1][0]!r} has queries of {tuple(a['q'].shape)}")
         if not self._inside or a['q'].ndim!=4: return out
         out = self._start(out)
         self._add('sdpa', **self._kept(a['q'], a['k'], a['v'], out, p, **{k:a[k] for k in ('mask','causal','scale')}))
@@ -342,6 +349,7 @@ class AttentionTrace(Mapping):
     def _softmax(self, func, args, kwargs):
         out = func(*args, **kwargs)
         dim = kwargs.get('dim', args[1] if len(args)>1 else None)
+        if self._inside and out.ndim!=4 and out.ndim>2 and dim in (-1,out.ndim-1): self._dropped.append(f"{self._inside[-1][0]!r} has a softmax of {tuple(out.shape)}")
         if not self._inside or out.ndim!=4 or dim not in (-1,3): return out
         out = self._start(out)
         self._add('softmax', weights=out if self.grad else out.detach())
@@ -352,7 +360,8 @@ class AttentionTrace(Mapping):
         c = self.calls[-1] if self.calls else None
         if self._inside and c is not None and c.weights is not None and c.id==self._inside[-1][1] and c.weights.shape==x.shape:
             x = self._start(x)
-            self._add('dropout', weights=x if self.grad else x.detach())
+            inplace = kwargs.get('inplace', args[3] if len(args)>3 else False)
+            self._add('dropout', weights=x if self.grad else x.detach().clone() if inplace else x.detach())
         return func(x, *args[1:], **kwargs)
 
     # -- windows
@@ -361,16 +370,18 @@ class AttentionTrace(Mapping):
         path,c.path = c.path,None
         for _,block,args,kwargs in reversed(path): # from the inside to the first that still has the whole image
             first = next((t for t in (*args,*kwargs.values()) if isinstance(t, Tensor)), None)
-            if first is None or len(first)!=self._bs: continue
+            if first is None or len(first)!=c.bs: continue
             c.windows = _windows_of(block, path[-1][1], args, kwargs, c.shape[2])
             break
         if c.windows is None: warn(f"The windows of {c.name!r} cannot be laid back onto the image; its weights are given per window, (bs*windows,heads,places,places).")
 
     # -- what was recorded
     def _value(self, c, grads=False):
-        i = slice(None) if self.rows is None else self.rows
-        if isinstance(i, int): i = slice(i,i+1 or None)
-        if isinstance(i, (list,tuple)): i = tensor(i)
+        i,q = slice(None) if self.rows is None else self.rows,c.shape[2]
+        if isinstance(i, int): i = [i]
+        if not isinstance(i, slice):
+            if bad := [int(o) for o in i if not -q<=o<q]: raise IndexError(f"Row {bad[0]} is out of range: {c.name!r} has {q} queries, 0 to {q-1}.")
+            i = torch.as_tensor([int(o)%q for o in i], device=c._device)
         if grads or self.heads=='all': return c.rows(i, grads)
         return c.mean(None if self.rows is None else i)
 

@@ -50,17 +50,18 @@ def _start(p, call, query, grid):
     bs,_,q,_ = call.shape
     if bs!=len(p.x): raise ValueError(f"{call.name!r} attends within parts of the image that cannot be laid back onto it; 'gradcam' fits such models.")
     r = torch.zeros(bs, q, device=p.x.device)
-    if isinstance(query, int):
+    if isinstance(query, (int,np.integer)) and not isinstance(query, bool):
         if not -q<=query<q: raise ValueError(f"Query {query} is out of range: {call.name!r} has {q} tokens, 0 to {q-1}.")
         r[:,query] = 1
         return r
     if query not in (None,'cls','mean'): raise ValueError(f"`query` must be None, 'cls', 'mean' or the number of a token, not {query!r}.")
-    a = attentions(p.model, p.x)
-    reads = [0] if query=='cls' or q==1 else [] if query=='mean' else [i for i in a.reads if i<q]
+    if q==1: return r+1 # the only query there is
+    a,n = attentions(p.model, p.x),tokens_grid(p.model, p.x, call.name, q, grid).prefix
+    if query=='cls' and n==0: raise ValueError(f"The tokens of {call.name!r} are all patches, there is no CLS among them: use `query='mean'`, or the number of a token.")
+    if query is None and a.odd: raise ValueError(f"The answer is read from token {a.odd[0]}, which is neither in front of the patches nor are all patches read; say whose attention is meant with `query=` and where the patches are with `grid=`.")
+    reads = [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i<n] # where CLS joins later, the tokens before are patches
     if reads: r[:,reads] = 1/len(reads)
-    else:
-        n = tokens_grid(p.model, p.x, call.name, q, grid).prefix
-        r[:,n:] = 1/(q-n)
+    else: r[:,n:] = 1/(q-n)
     return r
 
 def _on_grid(p, call, r, grid):
@@ -125,6 +126,7 @@ def attention(p,
 def _weighted(a, weights, i, n):
     want = (a.shape[1],) if weights.ndim==1 else (n,a.shape[1])
     if tuple(weights.shape)!=want: raise ValueError(f"`weights` has the shape {tuple(weights.shape)}; it must be (heads,) = ({a.shape[1]},) or (layers,heads) = ({n},{a.shape[1]}).")
+    if weights.sum().abs()<1e-12: raise ValueError("`weights` add up to zero, so nothing can be averaged with them.")
     w = weights/weights.sum()
     return torch.einsum('h,bhk->bk', w/n if w.ndim==1 else w[i], a)
 
@@ -136,7 +138,7 @@ def _through(call, r, mix):
     if q==k==n: return mix(call, r)
     if q==k==n-1: return torch.cat([r[:,:1],mix(call, r[:,1:])], 1)          # a token that joined later
     if q==1 and n==k: return torch.cat([torch.zeros_like(r[:,:1]),r[:,1:]], 1) + mix(call, r[:,:1]) # only the first token attends
-    raise ValueError(f"{n} tokens leave {call.name!r} and {k} enter it: attention cannot be followed through layers that merge tokens or attend between something else. 'attention' (one layer) and 'gradcam' fit such models.")
+    raise ValueError(f"{call.name!r} goes from {k} tokens to {q}, and {n} are asked about behind it: attention cannot be followed through layers that merge tokens or attend between something else. 'attention' (one layer) and 'gradcam' fit such models.")
 
 @torch.no_grad()
 def _flow(p, mix, query=None, grid=None, start_layer=0):
@@ -243,27 +245,30 @@ class _Layerwise(AttentionTrace):
     "An attention trace in which every layer's tokens go through the head, as further rows of the batch"
     def __enter__(self):
         super().__enter__()
-        a = attentions(self.model, self._x)
-        if len({a.shapes[n][1:] for n in self._wanted_names(a)})>1: raise ValueError("'legrad' asks the head about the tokens of every layer, so all layers must have the same tokens; 'relevance' and 'gradcam' do without.")
-        self.z,self.full = [],None
-        blocks = [a.blocks[n] for n in self._wanted_names(a)]
-        def _cut(m, args, kwargs): return map_tensors(Tensor.detach, args),map_tensors(Tensor.detach, kwargs)
-        def _collect(m, args, out):
-            self.z.append(main_tensor(out))
-            if len(self.z)<len(blocks): return
-            old,new = main_tensor(out),torch.cat(self.z)
-            return map_tensors(lambda t: new if t is old else t, out)
-        def _last(m, args, out):
-            self.full = out
-            return map_tensors(lambda t: t[-len(self.z[-1]):], out)
-        for n in blocks:
-            m = self.model.get_submodule(n)
-            self._stack.callback(m.register_forward_pre_hook(_cut, with_kwargs=True).remove)
-            self._stack.callback(m.register_forward_hook(_collect).remove)
-        self._stack.callback(self.model.register_forward_hook(_last).remove)
+        try: self._hook(attentions(self.model, self._x), len(self._x))
+        except BaseException: self._stack.close(); raise
         return self
 
-    def _wanted_names(self, a): return [n for n in a.names if n in self.patterns]
+    def _hook(self, a, bs):
+        if len({a.shapes[n][1:] for n in a.names})>1: raise ValueError("'legrad' asks the head about the tokens of every layer, so all layers must have the same tokens; 'relevance' and 'gradcam' do without.")
+        self.z,self.full,ran = [],None,[]
+        def _cut(m, args, kwargs): return map_tensors(Tensor.detach, args),map_tensors(Tensor.detach, kwargs)
+        def _collect(name, m, args, out):
+            t = main_tensor(out)
+            if len(t)!=bs or name in ran: raise ValueError(f"'legrad' needs blocks that run once and put out (bs,tokens,c); {a.blocks[name]!r} {'runs again' if name in ran else f'puts out {tuple(t.shape)} for {bs} images'}. 'relevance' and 'gradcam' do without.")
+            ran.append(name)
+            if name in self.patterns: self.z.append(t)
+            if name!=a.names[-1]: return
+            new = torch.cat(self.z if name in self.patterns else [*self.z,t])
+            return map_tensors(lambda o: new if o is t else o, out)
+        def _last(m, args, out):
+            self.full = map_tensors(lambda t: t[:bs*len(self.z)], out)
+            return map_tensors(lambda t: t[-bs:], out)
+        for n in a.names:
+            m = self.model.get_submodule(a.blocks[n])
+            self._stack.callback(m.register_forward_pre_hook(_cut, with_kwargs=True).remove)
+            self._stack.callback(m.register_forward_hook(partial(_collect, n)).remove)
+        self._stack.callback(self.model.register_forward_hook(_last).remove)
 
 def _layerwise(model, x, layer):
     t = watching(cls=_Layerwise, grad=True)(model, x, layer)

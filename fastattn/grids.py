@@ -59,9 +59,10 @@ def grid_of(
         known = sorted((n-h*w, h, w) for h,w in seen if 0<=n-h*w<=16)
         if known: return Grid(known[0][1], known[0][2], 'tokens', known[0][0])
         H,W = size
-        for prefix in (0,1,2,4,5):
-            gh = round(((n-prefix)*H/W)**.5) if n>prefix else 0
-            if gh and (n-prefix)%gh==0 and _fits(gh, (n-prefix)//gh, H, W): return Grid(gh, (n-prefix)//gh, 'tokens', prefix)
+        for exact in (True,False): # rows and columns as the sides of the image, before strides that round
+            for prefix in (0,1,2,3,4,5,8,9) if exact else (0,1,2,4,5):
+                gh = round(((n-prefix)*H/W)**.5) if n>prefix else 0
+                if gh and (n-prefix)%gh==0 and _fits(gh, (n-prefix)//gh, H, W) and (not exact or gh*W==(n-prefix)//gh*H): return Grid(gh, (n-prefix)//gh, 'tokens', prefix)
 
 # %% ../nbs/00b_grids.ipynb #1c98148d
 def main_tensor(

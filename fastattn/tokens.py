@@ -32,10 +32,14 @@ def tokens_grid(
     grid:tuple=None # Rows and columns, where one knows better
 )->Grid: # Of kind `'tokens'`
     "How `n` tokens lie on the image"
+    if grid is not None and (np.ndim(grid)!=1 or len(grid)!=2): raise ValueError(f"`grid` is (rows, columns), not {grid!r}.")
     if grid is not None:
-        h,w = grid
+        h,w = map(int, grid)
         if not 0<=n-h*w<=16: raise ValueError(f"A grid of {h} x {w} has {h*w} places, but {name!r} has {n} tokens; rows times columns must leave the tokens that are no patches, such as CLS (none to 16).")
-        return Grid(h, w, 'tokens', n-h*w)
+        try: g = tokens_grid(model, x, name, n)
+        except ValueError: return Grid(h, w, 'tokens', n-h*w)
+        if g.h*g.w!=h*w: raise ValueError(f"A grid of {h} x {w} has {h*w} places, but {name!r} has {n} tokens, of which {g.h} x {g.w} = {g.h*g.w} are patches.")
+        return Grid(h, w, 'tokens', g.prefix)
     every = candidates(model, x).every
     parts = name.split('.')
     around = ['.'.join(parts[:i]) for i in range(len(parts),0,-1)]
@@ -55,7 +59,8 @@ class Attentions:
     names:list # Attention layers, in the order in which they run
     shapes:dict # `{name: (heads,q,k)}`
     blocks:dict # `{name: the largest module around it with no other attention}`
-    reads:list # Tokens beside the patches that the answer is read from; empty if it is read from the patches
+    reads:list # Tokens in front of the patches that the answer is read from; empty if it is read from the patches
+    odd:list # Tokens that it is read from if these are neither in front of the patches nor all patches
 
 _known = WeakKeyDictionary()
 
@@ -80,7 +85,7 @@ def _look(model, x):
     blocks = {n:_block_of(n, names) for n in names}
     shapes = {c.name:tuple(c.shape[1:]) for c in t.calls}
     _,q,_ = shapes[names[-1]]
-    return Attentions(names, shapes, blocks, [0] if q==1 else _reads(model, x, names[-1], blocks[names[-1]], q))
+    return Attentions(names, shapes, blocks, *([0],[]) if q==1 else _reads(model, x, names[-1], blocks[names[-1]], q))
 
 def _block_of(name, names):
     "The largest module around `name` that holds no other attention"
@@ -90,6 +95,7 @@ def _block_of(name, names):
 
 def _reads(model, x, name, block, n):
     g = tokens_grid(model, x, name, n)
-    if g.prefix==0: return []
     read = tokens_read(model, x, block, n)
-    return [0] if read is None else read[:g.prefix].nonzero()[:,0].tolist()
+    if read is None: return [0] if g.prefix else [],[]
+    front,rest = (r.nonzero()[:,0].tolist() for r in (read[:g.prefix],read[g.prefix:]))
+    return front,[i+g.prefix for i in rest] if rest and not front and len(rest)<n-g.prefix else []

@@ -122,10 +122,31 @@ def test_torchvision_swin():
     # rows and columns beside the shift: token 0 shares its window with token 17 before the shift, and not with token 200
     assert (t[t.calls[0].name][0,:,0,17]>0).all() and (t[t.calls[0].name][0,:,0,200]==0).all()
 
-def test_swin_v2_and_maxvit_are_seen():
+def test_windows_of_other_families():
     m = timm.create_model('swinv2_tiny_window8_256', img_size=64, window_size=4, depths=(2,2), embed_dim=24, num_heads=(2,4), num_classes=5).eval()
     with torch.no_grad(), AttentionTrace(m) as t: m(torch.randn(2,3,64,64))
     assert [tuple(c.shape) for c in t.calls]==[(2,2,256,256)]*2+[(2,4,64,64)]*2
+    plain,shifted = (c.windows[0].tolist() for c in t.calls[:2])
+    assert plain==[r*16+c for r in range(4) for c in range(4)] and shifted==[r*16+c for r in range(2,6) for c in range(2,6)]
+    m = timm.create_model('maxvit_rmlp_pico_rw_256', img_size=64, num_classes=5).eval()
+    with torch.no_grad(), AttentionTrace(m) as t: m(torch.randn(1,3,64,64))
+    window,grid = (c.windows[0].tolist() for c in t.calls[:2])
+    assert window==[0,1,16,17] and grid==[0,8,128,136]
+
+def test_layout_follows_the_shape_of_the_image():
+    "transformers' Swin gets its tokens flattened: the same number of them may lie otherwise"
+    m = lively(hf('swin'))
+    for size in ((64,32),(32,64)):
+        x = torch.randn(1,3,*size)
+        with torch.no_grad(), AttentionTrace(m) as t: m(pixel_values=x)
+        w = size[1]//4
+        assert t.calls[0].windows[0].tolist()==[r*w+c for r in range(4) for c in range(4)]
+
+@pytest.mark.parametrize('size,prefix', [((64,64),4),((64,160),4)])
+def test_registers_without_a_layer_of_patches(size, prefix):
+    m = lively(timm.create_model('naflexvit_base_patch16_gap', num_classes=5, depth=3, embed_dim=48, num_heads=3))
+    assert m.num_prefix_tokens==prefix
+    assert explain(m, torch.randn(1,3,*size), 'attention').raw.shape==(1,size[0]//16,size[1]//16)
 
 @pytest.mark.parametrize('batch_first', [True,False])
 @pytest.mark.parametrize('norm_first', [True,False])
@@ -219,7 +240,7 @@ def test_says_what_is_wrong():
     vit = lively(timms['vit']())
     with pytest.raises(ValueError, match="'rollout' does not suit this model.*Methods that do: .*gradcam"): explain(torchvision.models.resnet18(), x, 'rollout')
     with pytest.raises(ValueError, match='Layer 7 is out of range: this model has 2 attention layers, 0 to 1'): explain(vit, x, 'rollout', layer=7)
-    with pytest.raises(ValueError, match="25 places, but 'blocks.0.attn' has 17 tokens"): explain(vit, x, 'rollout', grid=(5,5))
+    with pytest.raises(ValueError, match=r"25 places, but 'blocks\.\d\.attn' has 17 tokens"): explain(vit, x, 'rollout', grid=(5,5))
     with pytest.raises(RuntimeError, match='inference mode'):
         with torch.inference_mode(), AttentionTrace(vit, grad=True): vit(x)
     with torch.inference_mode(): assert explain(vit, x, 'relevance', target=1).raw.amax()>0    # `explain` leaves it by itself
@@ -227,3 +248,14 @@ def test_says_what_is_wrong():
     assert explain(vit, x, 'rollout').raw.amax()>0
     with pytest.raises(ValueError, match='shows no attention'):
         with AttentionTrace(torchvision.models.resnet18()) as t: t.model(torch.randn(2,3,64,64))
+
+def test_outlier_tokens(request):
+    "On a real DINOv2, full rollout points at a few outlier tokens; `start_layer` mends it"
+    if not request.config.getoption('--slow'): pytest.skip('slow: downloads 90 MB of weights; run with --slow')
+    import pathlib, sys
+    pytest.importorskip('onnx'); pytest.importorskip('skimage')
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]/'bench'))
+    import dinov2
+    rows,_ = dinov2.evaluate(dinov2.dinov2(), *dinov2.cases((224,448)), {n:dinov2.options[n] for n in ('rollout','rollout, start_layer=9','attention, last 4 layers')})
+    assert rows['rollout']['pointing']<.7<=.8<rows['rollout, start_layer=9']['pointing']
+    assert rows['attention, last 4 layers']['pointing']>.8
