@@ -7,6 +7,7 @@ from fastattn.encoders import *
 from fastattn.unet import *
 from fastattn.learner import *
 from fastattn.cams import *
+from fastattn.attended import *
 from fastattn.capture import *
 from fastattn.tokens import *
 from fastattn.flow import *

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from .record import *
 from .grids import *
 from .core import *
+from .attended import *
 from .capture import *
 from .tokens import *
 from contextlib import ExitStack
@@ -45,6 +46,14 @@ def watching(
     _make.last = last
     return _make
 
+def _memo(p, key, f):
+    "`f()`, worked out once for a probe"
+    memo = p.__dict__.setdefault('_memo', {})
+    if key not in memo: memo[key] = f()
+    return memo[key]
+
+def _grid(p, name, n, grid): return _memo(p, (name,n,grid), lambda: tokens_grid(p.model, p.x, name, n, grid))
+
 def _start(p, call, query, grid):
     "How much of each query of the last layer is asked about, `(bs,q)`: the tokens that the answer is read from, or the user's"
     bs,_,q,_ = call.shape
@@ -56,7 +65,7 @@ def _start(p, call, query, grid):
         return r
     if query not in (None,'cls','mean'): raise ValueError(f"`query` must be None, 'cls', 'mean' or the number of a token, not {query!r}.")
     if q==1: return r+1 # the only query there is
-    a,n = attentions(p.model, p.x),tokens_grid(p.model, p.x, call.name, q, grid).prefix
+    a,n = _memo(p, 'attentions', lambda: attentions(p.model, p.x)),_grid(p, call.name, q, grid).prefix
     if query=='cls' and n==0: raise ValueError(f"The tokens of {call.name!r} are all patches, there is no CLS among them: use `query='mean'`, or the number of a token.")
     if query is None and a.odd: raise ValueError(f"The answer is read from token {a.odd[0]}, which is neither in front of the patches nor are all patches read; say whose attention is meant with `query=` and where the patches are with `grid=`.")
     reads = [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i<n] # where CLS joins later, the tokens before are patches
@@ -66,7 +75,7 @@ def _start(p, call, query, grid):
 
 def _on_grid(p, call, r, grid):
     "What `r` `(bs,k)` says about the patches, `(bs,gh,gw)`"
-    g = tokens_grid(p.model, p.x, call.name, r.shape[1], grid)
+    g = _grid(p, call.name, r.shape[1], grid)
     return r[:,g.prefix:].unflatten(1, (g.h,g.w))
 
 def _asked(r, call):

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from .record import *
 from .grids import *
 from .heatmap import *
+from .attended import *
 from .capture import *
 from .tokens import *
 

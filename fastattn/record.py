@@ -42,10 +42,12 @@ def match_names(
 )->list: # The matching ones, in their own order
     "Those of `names` that match any of `patterns`; a pattern that matches none is an error that names the close ones"
     if not patterns: raise ValueError("Nothing to hook: give at least one module name or glob; '*' records every module.")
-    for p in patterns:
+    there = set(names)
+    exact,globs = {p for p in patterns if p in there},[p for p in patterns if p not in there]
+    for p in globs:
         if not any(fnmatchcase(n, p) for n in names):
             raise ValueError(f"No module of {owner} matches {p!r}; close names: {close_names(p, names)}.")
-    return [n for n in names if any(fnmatchcase(n, p) for p in patterns)]
+    return [n for n in names if n in exact or any(fnmatchcase(n, p) for p in globs)]
 
 def match_modules(
     model:nn.Module, # Where to look

@@ -9,6 +9,7 @@ __all__ = ['attends', 'tokens_grid', 'Attentions', 'attentions']
 from fastai.vision.all import *
 from .record import *
 from .grids import *
+from .attended import *
 from .capture import *
 from weakref import WeakKeyDictionary
 import dataclasses

@@ -14,6 +14,7 @@ from .heatmap import *
 from .pictures import *
 from .target import *
 from .core import *
+from .attended import *
 from .capture import *
 from .tokens import *
 from .flow import *
