@@ -15,7 +15,8 @@ from contextlib import ExitStack
 import inspect,itertools
 
 # %% ../nbs/06a_capture.ipynb #a7fafcab
-_softmaxes = {F.softmax, torch.softmax, Tensor.softmax}
+# by name, not as methods bound to a trace: a trace that held itself would keep its tensors until the garbage collector comes
+_watched = {F.scaled_dot_product_attention:'_sdpa', F.multi_head_attention_forward:'_mha', F.dropout:'_dropout', F.softmax:'_softmax', torch.softmax:'_softmax', Tensor.softmax:'_softmax'}
 
 class _Watch(TorchFunctionMode):
     "Shows a trace the calls it waits for, and passes on all others"
@@ -23,8 +24,8 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.trace = trace
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        see = self.trace._see.get(func)
-        return func(*args, **(kwargs or {})) if see is None else see(func, args, kwargs or {})
+        see = _watched.get(func)
+        return func(*args, **(kwargs or {})) if see is None else getattr(self.trace, see)(func, args, kwargs or {})
 
 def _sdpa_args(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
     if enable_gqa: key,value = (t.repeat_interleave(query.shape[1]//t.shape[1], 1) for t in (key,value))
@@ -74,7 +75,6 @@ class AttentionTrace(Mapping):
         if isinstance(rows, (bool,str)) or rows==(): raise ValueError(f"`rows` is the number of a query, a slice, a list of numbers or None, not {rows!r}.")
         self.model,self.patterns,self.heads,self.rows,self.grad = unwrap(model),patterns,heads,rows,grad
         self.calls,self._stack = [],ExitStack()
-        self._see = {F.scaled_dot_product_attention:self._sdpa, F.multi_head_attention_forward:self._mha, F.dropout:self._dropout, **{f:self._softmax for f in _softmaxes}}
 
     def __enter__(self):
         self.calls,self.seen,self._dropped,self._inside,self._ids,self._bs = [],{},[],[],itertools.count(),None
