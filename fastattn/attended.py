@@ -11,7 +11,6 @@ from .record import *
 from torch.overrides import TorchFunctionMode
 from weakref import WeakKeyDictionary
 from copy import copy,deepcopy
-import itertools
 
 # %% ../nbs/06a_attended.ipynb #98ec0b4b
 _block = 2**17 # weights worked out at once: half a megabyte, which stays in the processor's cache

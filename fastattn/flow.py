@@ -13,7 +13,6 @@ from .core import *
 from .attended import *
 from .capture import *
 from .tokens import *
-from contextlib import ExitStack
 
 # %% ../nbs/06c_flow.ipynb #0036a7fb
 def pick_layers(
@@ -189,23 +188,21 @@ def rollout(p,
 def _mix_rollout(call, r, head, discard, keep, alone=False):
     f = _fusion(head, call.shape[1])
     if alone: keep = 0 # a query that is no token has no residual connection
-    if discard:
-        whole = torch.cat([f(call.rows(b)) for b in call.blocks()], 1)
-        return _mix(r, call, _asked(r, call), partial(_rows_of, _discarded(whole, discard)), keep)
-    if head=='mean' and call.weights is None: return _mix_mean(r, call, keep) # weights that a model made by itself need not sum to one
-    return _mix(r, call, _asked(r, call), lambda b: f(call.rows(b)), keep)
-
-def _rows_of(m, b): return m[:,b]
+    if head=='mean' and not discard and call.weights is None: return _mix_mean(r, call, keep) # weights that a model made by itself need not sum to one
+    return _mix(r, call, lambda b: f(call.rows(b)), keep, discard)
 
 def _discarded(m, ratio):
     "The matrices `m` with the smallest share of their weights set to zero"
     k = int(m[0].numel()*ratio)
     return m if k==0 else m*(m.flatten(1)>m.flatten(1).kthvalue(k)[0][:,None]).view_as(m)
 
-def _mix(r, call, blocks, rows, keep):
-    "`r` times `(1-keep) M + keep I`, rows normalised"
+def _mix(r, call, rows, keep, discard=0.):
+    "`r` times `(1-keep) M + keep I`, rows normalised, where `rows(b)` are rows of `M`"
+    if discard:
+        whole = _discarded(torch.cat([rows(b) for b in call.blocks()], 1), discard)
+        rows = lambda b: whole[:,b]
     res = _padded(r*0, call)
-    for b in blocks:
+    for b in _asked(r, call):
         m = (1-keep)*rows(b).float()
         s = r[:,b]/(m.sum(-1)+keep).clamp(min=1e-12)
         res = res + torch.einsum('bq,bqk->bk', s, m)
@@ -228,11 +225,7 @@ def grad_rollout(p,
     "Rollout of attention times its gradient, positive part of the mean over heads (Gildenblat 2020, gradient attention rollout; eq. 1 of Abnar & Zuidema 2020 for the product)"
     p.grads(of=p.attn)
     def _rows(call, b): return (call.rows(b)*call.rows(b, grads=True)).mean(1).relu()
-    def _one(call, r, alone=False):
-        keep = 0 if alone else residual
-        if not discard_ratio: return _mix(r, call, _asked(r, call), partial(_rows, call), keep)
-        whole = torch.cat([_rows(call, b) for b in call.blocks()], 1)
-        return _mix(r, call, _asked(r, call), partial(_rows_of, _discarded(whole, discard_ratio)), keep)
+    def _one(call, r, alone=False): return _mix(r, call, partial(_rows, call), 0 if alone else residual, discard_ratio)
     r,start,first = _flow(p, _one, query, grid, start_layer)
     return _on_grid(p, first, r, grid)
 
