@@ -4,6 +4,7 @@ from fastattn.data import *
 from fastattn.weights import *
 from fastattn.layers import *
 from fastattn.encoders import *
+from fastattn.evidence import *
 from fastattn.unet import *
 from fastattn.learner import *
 from fastattn.cams import *

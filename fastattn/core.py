@@ -241,10 +241,10 @@ def explain(
         if not is_picture(x):
             if isinstance(x, (tuple,list,L)) and len(x)==0: raise ValueError("`x` is empty: there is nothing to explain.")
             return ask(as_batch(x, model), target=target, size=size)
-        return _explain_pictures(ask, partial(batcher, learner, prep), model, x, target, size)
+        return _explain_pictures(ask, partial(batcher, learner, prep), image_class(learner), model, x, target, size)
 
-def _explain_pictures(ask, make, model, x, target, size):
-    pics = [open_picture(o) for o in (x if isinstance(x, (list,tuple,L)) else [x])]
+def _explain_pictures(ask, make, cls, model, x, target, size):
+    pics = [open_picture(o, cls) for o in (x if isinstance(x, (list,tuple,L)) else [x])]
     batch = make()
     per_image = isinstance(target, (list,tuple,L,Tensor,np.ndarray)) and not isinstance(target, str) and np.ndim(target)>0
     if per_image and len(target)!=len(pics): raise ValueError(f"{len(target)} targets were given for {len(pics)} pictures; give one for all, or one for each.")

@@ -11,6 +11,7 @@ from .record import *
 from .grids import *
 from .layers import *
 from .encoders import *
+from .evidence import *
 from .unet import *
 from fastai.vision.learner import model_meta,default_split
 from fastai.vision.models import unet as fastai_unet
@@ -47,13 +48,13 @@ def _count(dls, n_out):
     if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
     return n_out
 
-_head_args = [n for n in inspect.signature(attention_head).parameters if n not in ('nf','n_out','form','activation','pool')]
+_head_args = [n for n in inspect.signature(attention_head).parameters if n not in ('nf','n_out','form','activation','size','pool')]
 
 @delegates(vision_learner)
 def attention_learner(
     dls, # `DataLoaders` of images
     arch, # A fastai architecture (`resnet18`, `xresnet34`, ...), a timm name, or any function `arch(pretrained=...)` whose model ends in pooling
-    form:str='spatial', # Of the mask: see `SoftAttention`
+    form:str='spatial', # Of the mask: see `SoftAttention`; `'none'` leaves attention out
     activation:str='sigmoid', # Of the mask: `'sigmoid'` or `'softmax'`
     unet:bool=False, # Climb back to the image's own size, through attention gates, and end in an `Evidence` head?
     nf:int=32, # With `unet`: channels of its features
@@ -74,7 +75,7 @@ def attention_learner(
     with undisturbed(dls): x = dls.one_batch()[0][:1].as_subclass(Tensor).to(one_param(body).device)
     if unet:
         # fastai's way up has no batch norm: with a class per image as the only teacher it hardly learns then
-        body,head = DynamicUnet(body, nf, x.shape[-2:], attention=True, norm_type=NormType.Batch),Evidence(nf, n_out, form, activation)
+        body,head = DynamicUnet(body, nf, x.shape[-2:], attention=True, norm_type=NormType.Batch),Evidence(nf, n_out, form, activation, x.shape[-2:])
         learn.splitter = partial(unet_split, split=learn.splitter)
     else: head = _head_for(body, x, partial(attention_head, n_out=n_out, form=form, activation=activation, **head_kw))
     if init is not None: apply_init(head, init)
@@ -86,7 +87,7 @@ def attention_learner(
 def _head_for(body, x, make):
     if isinstance(body, TimmBody) and isinstance(out := quietly(body, x), Tensor) and out.ndim==2: body.needs_pool = True # tokens, please, and not their summary
     nf,grid = features_grid(body, x)
-    head = make(nf)
+    head = make(nf, size=(grid.h,grid.w))
     if grid.kind!='nchw': head.insert(0, ToMap(grid))
     return head
 
