@@ -68,18 +68,18 @@ class ElementMask(_SizedMask):
     form = 'element'
     def __init__(self, nf, activation='sigmoid', size=None):
         super().__init__(nf, activation, size)
-        self.w,self.b = nn.Parameter(torch.zeros(self.shape)),nn.Parameter(torch.zeros(self.shape)) # it begins without an opinion; `apply_init` knows no such names and leaves them
+        self.w,self.b = nn.Parameter(torch.ones(self.shape)),nn.Parameter(torch.zeros(self.shape)) # strong features count more from the start; `apply_init` knows no such names and leaves them
     def _scores(self, x): return self.w*x+self.b
 
 class DenseMask(_SizedMask):
-    "A linear layer over the flattened features"
+    "A linear layer over the flattened features, its scores divided by the root of their count: else one step of Adam, which moves every weight, would move each score by the sum of thousands"
     form = 'dense'
     def __init__(self, nf, activation='sigmoid', size=None):
         super().__init__(nf, activation, size)
         n = math.prod(self.shape)
         if n*n+n > 100e6: raise ValueError(f"The form 'dense' would take {n*n+n:,} parameters for features of the shape {self.shape}, and more than 100,000,000 are refused: use 'element' ({2*n:,}), 'spatial' or 'channel', or smaller images.")
         self.score = nn.Linear(n, n)
-    def _scores(self, x): return self.score(x.flatten(1)).view_as(x)
+    def _scores(self, x): return self.score(x.flatten(1)).view_as(x)/math.prod(self.shape)**.5
 
 mask_forms = dict(spatial=SpatialMask, channel=ChannelMask, element=ElementMask, dense=DenseMask)
 

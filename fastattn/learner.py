@@ -80,6 +80,7 @@ def attention_learner(
     else: head = _head_for(body, x, partial(attention_head, n_out=n_out, form=form, activation=activation, **head_kw))
     if init is not None: apply_init(head, init)
     learn.model = nn.Sequential(body, head)
+    learn.recipe = dict(arch=arch, form=form, activation=activation, unet=unet, nf=nf, n_out=n_out, **head_kw, **{k:kwargs[k] for k in ('n_in','cut') if k in kwargs}) # how to make it again
     learn.opt = None                      # made for the placeholder head
     if pretrained: learn.freeze()
     return learn
