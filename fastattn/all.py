@@ -1,7 +1,10 @@
 "Everything, for notebooks: `from fastai.vision.all import *`, and then `from fastattn.all import *`, which shadows fastai's interpretation classes on purpose"
 from fastattn.core import *
+from fastattn.pictures import Photo
 from fastattn.data import *
 from fastattn.weights import *
+from fastattn.augment import *
+from fastattn.folders import *
 from fastattn.layers import *
 from fastattn.encoders import *
 from fastattn.evidence import *
@@ -15,4 +18,7 @@ from fastattn.flow import *
 from fastattn.vit import *
 from fastattn.metrics import *
 from fastattn.callback import *
+from fastattn.story import *
 from fastattn.interpret import *
+from fastattn.saved import *
+from fastattn.resume import *

@@ -15,7 +15,7 @@ from .learner import *
 from .outputs import *
 from .record import *
 from fastai.vision.learner import model_meta
-import timm,hashlib
+import hashlib,tempfile,timm
 
 # %% ../nbs/13b_saved.ipynb #c644631f
 def _fastai_archs(): return {f.__name__:f for f in model_meta}
@@ -87,14 +87,21 @@ def read_page(
     return page
 
 class _LabelOf:
-    "The class of a file: the folder it lies in; of anything else the first class"
-    def __init__(self, classes): self.classes = classes
-    def __call__(self, o): return Path(o).parent.name if isinstance(o, (str,Path)) else self.classes[0]
+    "The class of a file: the folder it lies in"
+    blank = None
+    def __call__(self, o): return self.blank[1] if self.blank and o==self.blank[0] else parent_label(o)
 
+@contextmanager
 def _bare_dls(classes, size, stats, device=None):
-    "`DataLoaders` that know the way from a picture to a batch"
-    block = image_block(classes, size, batch_tfms=[Normalize.from_stats(*stats)] if stats else [], splitter=IndexSplitter([1]), get_y=_LabelOf(classes))
-    return block.dataloaders([Image.new('RGB', (size,size))]*2, bs=1, num_workers=0, device=device)
+    "`DataLoaders` that know the way from a file to a batch, and to its class"
+    label = _LabelOf()
+    block = image_block(classes, size, batch_tfms=[Normalize.from_stats(*stats)] if stats else [], splitter=IndexSplitter([1]), get_y=label)
+    with tempfile.TemporaryDirectory() as d, undisturbed(): # from a first picture fastai learns what its transforms take
+        fn = Path(d)/'blank.png'
+        Image.new('RGB', (8,8)).save(fn)
+        label.blank = fn,classes[0]
+        yield block.dataloaders([fn]*2, bs=1, num_workers=0, device=device)
+        label.blank = None
 
 def load_model(
     folder, # That `save_model` or `fastattn_train` has written
@@ -113,11 +120,14 @@ def load_model(
     if not f.exists(): raise FileNotFoundError(f"There are no weights beside {str(folder/page_file)!r} (no {weights_file}); train again, or copy both files.")
     try: state = load_file(f, device='cpu')
     except SafetensorError as e: raise ValueError(f"{str(f)!r} cannot be read ({e}); it is damaged or was not written to its end.") from None
-    with undisturbed(): learn = attention_learner(_bare_dls(classes, made, stats, device), arch, pretrained=False, metrics=accuracy, **m)
+    with _bare_dls(classes, made, stats, device) as dls:
+        learn = attention_learner(dls, arch, pretrained=False, metrics=accuracy, **m)
+        learn.dls = dls.new_empty()
     if bad := _misfits(learn.model.state_dict(), state):
         raise ValueError(f"{str(f)!r} holds the weights of another model than {str(folder/page_file)!r} describes ({page['model']['arch']}, {m.get('form')}, {len(classes)} classes): {bad}. Keep the two files of one training together.")
     learn.model.load_state_dict(state)
-    with undisturbed(): learn.dls = (learn.dls if size in (None,made) else _bare_dls(classes, size, stats, device)).new_empty()
+    if size not in (None,made):
+        with _bare_dls(classes, size, stats, device) as dls: learn.dls = dls.new_empty()
     learn.page = page
     learn.model.eval()
     return learn

@@ -143,43 +143,46 @@ def plain_text():
         warnings.filterwarnings('ignore', message='Glyph .* missing from')
         yield
 
-def _show_panel(ax, values, top, title, wh):
-    if values.ndim==1: # weights of channels, the largest first
-        v = values.sort(descending=True).values
-        ax.fill_between(range(len(v)), v, step='mid', color='#B63679')
-        ax.set(xlim=(0,len(v)-1), ylim=(0,ifnone(top, float(v[0]))*1.02), box_aspect=wh[1]/wh[0])
-        ax.tick_params(labelsize=7, length=2)
-        title = f'{title}: {len(v)} channels'
-    else: ax.imshow(values, cmap='magma', vmin=0, vmax=ifnone(top, max(float(values.max()), 1e-12)))
-    if title.startswith('mask'): title += f' ({float(values.min()):.2g} to {float(values.max()):.2g})'
-    ax.set_title(title, fontsize=9)
-    if values.ndim==2: ax.axis('off')
+def _draw_panel(ax, values, top, x, y, w, h):
+    "A map as an image, or the weights of channels, the largest first, as an area"
+    if values.ndim==2: ax.imshow(values, cmap='magma', interpolation='bilinear', vmin=0, vmax=ifnone(top, max(float(values.max()), 1e-12)), extent=(x,x+w,y+h,y), aspect='auto')
+    else:
+        v = values.sort(descending=True).values.numpy()
+        ax.fill_between(x+w*np.arange(len(v))/max(1, len(v)-1), y+h, y+h-h*v/ifnone(top, float(v[0])), color='#B63679', lw=0)
+        ax.plot([x,x,x+w], [y,y+h,y+h], color='black', lw=.8)
+
+def _panel_title(title, values):
+    if values.ndim==1: title = f'{title} of {len(values)} channels'
+    return f'{title} ({float(values.min()):.2g} to {float(values.max()):.2g})' if title.startswith('mask') else title
 
 def plot_stories(
     stories, # From `tell`
     alpha:float=.6, # Opacity of the colours over the picture, 0..1
     cmap:str=None, # Their colour map; None is `magma`, or `RdBu_r` for signed maps
     width:float=2.4 # Of a panel, in inches
-)->plt.Figure:
+)->plt.Figure: # Its only axes is measured in inches, from the upper left; the images in it are the panels
     "A row for each picture: it, features before the mask, the mask, features after it, and the map over the picture"
-    k = max(len(s.panels) for s in stories)+2
-    heads = [bool(s.name or s.label) for s in stories]
-    highs = [min(max(width*s.img.size[1]/s.img.size[0], .4), 3*width) for s in stories]
-    tops = [.24+.26*h for h in heads] # inches above a panel: its title, and the row's own
-    H,gap = sum(highs)+sum(tops)+.08*len(stories),.08
-    W = k*width+(k+1)*gap
+    gap,k = .08,max(len(s.panels) for s in stories)+2
+    highs = [min(max(width*s.img.size[1]/s.img.size[0], .3), 3*width) for s in stories]
+    heads = [': '.join(filter(None, [s.name,s.label])) for s in stories]
+    tops = [.24+.26*bool(h) for h in heads] # above the panels: their titles, and the row's own
+    W,H = k*width+(k+1)*gap,sum(highs)+sum(tops)+gap*len(stories)
     with plain_text():
         fig = plt.figure(figsize=(W,H))
-        y = H
-        for s,hi,t,head in zip(stories, highs, tops, heads):
-            if head: fig.text(gap/W, (y-.06)/H, ': '.join(filter(None, [s.name,s.label])), fontsize=10.5, va='top', weight='bold')
-            y -= t+hi
-            axs = [fig.add_axes(((gap+i*(width+gap))/W, y/H, width/W, hi/H)) for i in range(len(s.panels)+2)]
-            y -= .08
-            axs[0].imshow(s.img); axs[0].axis('off'); axs[0].set_title('picture', fontsize=9)
-            for ax,(title,(v,top)) in zip(axs[1:], s.panels.items()): _show_panel(ax, v, top, title, s.img.size)
-            s.heat.show(axs[-1], s.img, alpha, cmap)
-            axs[-1].set_title(s.heat.method+(f': {s.heat.target}' if explainers[s.heat.method].by_class and s.heat.target is not None else ''), fontsize=9)
+        ax = fig.add_axes((0,0,1,1))
+        ax.axis('off'); ax.set(xlim=(0,W), ylim=(H,0)); ax.set_autoscale_on(False) # one axes for all: each costs a hundredth of a second
+        y = 0
+        for s,h,t,head in zip(stories, highs, tops, heads):
+            if head: ax.text(gap, y+.06, head, fontsize=10.5, va='top', weight='bold')
+            y += t
+            xs = [gap+i*(width+gap) for i in range(len(s.panels)+2)]
+            last = s.heat.method+(f': {s.heat.target}' if explainers[s.heat.method].by_class and s.heat.target is not None else '')
+            for x,title in zip(xs, ['picture', *[_panel_title(k, v) for k,(v,_) in s.panels.items()], last]): ax.text(x+width/2, y-.06, title, fontsize=9, ha='center', va='bottom')
+            def _picture(img, x): ax.imshow(img, extent=(x,x+width,y+h,y), aspect='auto')
+            _picture(s.img, xs[0])
+            for x,(values,top) in zip(xs[1:], s.panels.values()): _draw_panel(ax, values, top, x, y, width, h)
+            _picture(s.heat.overlay(s.img, alpha, cmap), xs[-1])
+            y += h+gap
     return finished(fig)
 
 @delegates(tell)

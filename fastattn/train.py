@@ -9,8 +9,11 @@ __all__ = ['state_file', 'pointer', 'TrainConfig', 'pick_device', 'folder_learne
 # %% ../nbs/13d_train.ipynb #b6ef179d
 from fastai.vision.all import *
 from .augment import *
+from .cams import *
 from .core import *
+from .flow import *
 from .folders import *
+from .heatmap import *
 from .interpret import *
 from .layers import *
 from .learner import *
