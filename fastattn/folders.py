@@ -90,7 +90,7 @@ def labelled_folder(
     if not path.exists(): raise FileNotFoundError(f"There is no folder {str(path)!r}.")
     if not path.is_dir(): raise NotADirectoryError(f"{str(path)!r} is a file; give the folder that the class folders are in.")
     subs = {k.lower():v for k,v in _subfolders(path).items()}
-    train,valid = ((next((subs[o] for o in known if o in subs), None)) for known in (_trains,_valids))
+    train,valid = (next((subs[o] for o in known if o in subs and _subfolders(subs[o])), None) for known in (_trains,_valids)) # a class may be called `train`, too
     if train is None and valid is not None and len(subs)==1: raise ValueError(f"{str(path)!r} holds {valid.name!r} and no 'train'; put the pictures to train on into {str(path/'train')!r}.")
     if train is not None and valid is not None:
         tr,va,layout,roots = _by_class(train),_by_class(valid),f'{train.name}/ and {valid.name}/',[train,valid]

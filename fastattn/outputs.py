@@ -58,8 +58,8 @@ def whole_file(
 def sweep(
     out # A folder
 ):
-    "Remove what `whole_file` could not, because its process was killed"
-    for f in Path(out).rglob(f'{part}*'): f.unlink(missing_ok=True)
+    "Remove from a folder (and not from those in it) what `whole_file` could not, because its process was killed"
+    for f in Path(out).glob(f'{part}*'): f.unlink(missing_ok=True)
 
 # %% ../nbs/13a_outputs.ipynb #16d19865
 def sentence(

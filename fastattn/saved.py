@@ -79,6 +79,7 @@ def read_page(
 )->dict:
     "The page of a saved model"
     f = Path(folder)/page_file
+    if not f.exists() and Path(folder).is_file(): raise NotADirectoryError(f"{str(folder)!r} is a file; name the folder that it is in, which holds {weights_file} and {page_file}.")
     if not f.exists(): raise FileNotFoundError(f"There is no saved model in {str(folder)!r} (no {page_file}); `fastattn_train` and `save_model` make one.")
     try: page = json.loads(f.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f"{str(f)!r} is no JSON ({e}); save the model anew.") from None

@@ -48,6 +48,7 @@ def save_strip(
     info = PngInfo()
     info.add_itxt(_key, json.dumps({**notes, 'label':story.label, 'overlay':box}, ensure_ascii=False))
     img = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
+    fig.clear() # a figure is a ring of references, which would wait for the garbage collector with its images in it
     with whole_file(fn) as t: img.save(t, format='PNG', pnginfo=info, compress_level=2)
 
 # %% ../nbs/13e_visualize.ipynb #70d8f94d
@@ -154,7 +155,7 @@ def run_visualize(
     todo = _missing(files, root, out, made, overwrite)
     print(f"{len(files)} pictures, {len(todo)} to draw; {e.name} of the model in {str(where)!r} ({learn.page['model']['arch']}, {len(learn.dls.vocab)} classes).")
     out.mkdir(parents=True, exist_ok=True)
-    sweep(out)
+    for d in {out, *(_strip_of(f, root, out).parent for f in todo)}: sweep(d)
     bad,places,start = {},{},time.time()
     chunks = [todo[i:i+batch_size] for i in range(0, len(todo), batch_size)]
     with learn.no_bar(), warnings.catch_warnings():
