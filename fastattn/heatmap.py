@@ -151,9 +151,14 @@ def text_fonts()->list:
 @contextmanager
 def plain_text():
     "Text is drawn as it is, in whatever letters: a name such as '$5' is no formula"
-    with plt.rc_context({'text.parse_math':False, 'font.family':text_fonts()}), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Glyph .* missing from')
-        yield
+    ours = {'text.parse_math':False, 'font.family':text_fonts()}
+    theirs = {k:plt.rcParams[k] for k in ours} # these two only: a backend that is loaded meanwhile sets others, and they shall stay
+    plt.rcParams.update(ours)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='Glyph .* missing from')
+            yield
+    finally: plt.rcParams.update(theirs)
 
 # %% ../nbs/00c_heatmap.ipynb #7b6cc0e5
 def finished(

@@ -131,7 +131,7 @@ def _steps(learn, model, xb, layer):
 # %% ../nbs/12a_story.ipynb #39fa2b01
 def _draw_panel(ax, values, top, x, y, w, h):
     "A map as an image, or the weights of channels, the largest first, as an area"
-    if values.ndim==2: ax.imshow(values, cmap='magma', interpolation='bilinear', vmin=0, vmax=ifnone(top, max(float(values.max()), 1e-12)), extent=(x,x+w,y+h,y), aspect='auto')
+    if values.ndim==2: ax.imshow(values.numpy(), cmap='magma', interpolation='bilinear', vmin=0, vmax=ifnone(top, max(float(values.max()), 1e-12)), extent=(x,x+w,y+h,y), aspect='auto')
     else:
         v = values.sort(descending=True).values.numpy()
         ax.fill_between(x+w*np.arange(len(v))/max(1, len(v)-1), y+h, y+h-h*v/ifnone(top, float(v[0])), color='#B63679', lw=0)
