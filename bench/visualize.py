@@ -18,20 +18,20 @@ def make(path, n, seed):
 def rss(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])/1024
 
 class Watch(threading.Thread):
-    "Largest memory while at most `marks` strips were there"
+    "Largest memory while at most `marks` strips were there; with the last mark the contact sheet is drawn"
     def __init__(self, out, marks): super().__init__(daemon=True); self.out,self.peaks,self.over = out,{m:0 for m in marks},False
     def run(self):
         while not self.over:
             n = sum(1 for _ in os.scandir(self.out)) if self.out.exists() else 0
             for m in self.peaks:
-                if n<=m+1: self.peaks[m] = max(self.peaks[m], rss())
+                if n<=m: self.peaks[m] = max(self.peaks[m], rss())
             time.sleep(1)
 
 def speed(f, n): t = time.time(); f(); return n/(time.time()-t)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('--n', type=int, default=10000); p.add_argument('--arch', default='resnet18'); p.add_argument('--size', type=int, default=128); p.add_argument('--bs', type=int, default=16); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--n', type=int, default=10000); p.add_argument('--arch', default='demo_arch'); p.add_argument('--size', type=int, default=64); p.add_argument('--bs', type=int, default=16); p.add_argument('--seed', type=int, default=0); p.add_argument('--name', default='visualize')
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as t:
         t = Path(t)
@@ -47,10 +47,10 @@ if __name__=='__main__':
             with learn.no_bar(): learn.get_preds(dl=learn.dls.test_dl(some, bs=a.bs, num_workers=0))
         run_visualize(t/'in', t/'warm', t/'model', batch_size=a.bs) if a.n<100 else forward()
         rates = dict(forward_only=round(speed(forward, 40*a.bs),1), inference_from_disk=round(speed(infer, len(some)),1))
-        before,w = rss(),Watch(t/'out', sorted({min(1000, a.n), a.n}))
+        before,w = rss(),Watch(t/'out', sorted({min(1000, a.n-1), a.n//2, a.n-1, a.n+1}))
         w.start()
         res = run_visualize(t/'in', t/'out', t/'model', batch_size=a.bs)
         w.over = True; w.join()
         size = sum(f.stat().st_size for f in (t/'out').iterdir())/1e6
-        write('visualize', what=f'{a.arch}, {a.size} px, batch {a.bs}; pictures a second, and memory of the process in MB', n=a.n, drawn=res['drawn'], seconds=res['seconds'], drawn_per_second=round(res['drawn']/res['seconds'],1), plain=rates,
+        write(a.name, what=f'{a.arch}, {a.size} px, batch {a.bs}; pictures a second, and memory of the process in MB', n=a.n, drawn=res['drawn'], seconds=res['seconds'], drawn_per_second=round(res['drawn']/res['seconds'],1), plain=rates,
               ratio_to_inference_from_disk=round(res['drawn']/res['seconds']/rates['inference_from_disk'],3), rss_before=round(before), rss_peak_until={str(k):round(v) for k,v in w.peaks.items()}, output_mb=round(size))

@@ -8,8 +8,11 @@ __all__ = ['augments', 'RandAugment', 'ForTraining', 'augmentation']
 # %% ../nbs/01c_augment.ipynb #869f2331
 from fastai.vision.all import *
 from fastai.callback.mixup import CutMix
+from PIL import ImageOps
 
 # %% ../nbs/01c_augment.ipynb #d15ac9f5
+def _posterize(img, bits, **kwargs): return img if bits>=8 else ImageOps.posterize(img, max(1, bits)) # none at all would be an error
+
 class RandAugment(Transform):
     "`num_ops` random operations of one strength on each training image: Cubuk et al. 2020 (RandAugment, section 3)"
     split_idx,order = 0,2 # training only; after a `Resize`, before the image becomes a tensor
@@ -24,7 +27,9 @@ class RandAugment(Transform):
         from timm.data.auto_augment import rand_augment_transform
         super().__init__()
         store_attr()
-        self.ops = rand_augment_transform(f'rand-m{magnitude}-n{num_ops}-p1.0', dict(translate_const=int(size*.45), img_mean=tuple(fill)))
+        self.ops = rand_augment_transform(f'rand-m{magnitude}-n{num_ops}-inc1-p1.0', dict(translate_const=int(size*.45), img_mean=tuple(fill))) # `inc1`: every operation grows with the magnitude
+        for o in self.ops.ops:
+            if o.name.startswith('Posterize'): o.aug_fn = _posterize
     def encodes(self, x:PILImage): return type(x)(self.ops(x))
     def __repr__(self): return f'RandAugment(num_ops={self.num_ops}, magnitude={self.magnitude})'
 

@@ -27,12 +27,14 @@ def picture_files(
     skip=() # Folders to leave out
 )->list: # Sorted paths
     "The pictures in a folder; hidden files and folders are left out"
-    path,suffixes,skip = Path(path),picture_suffixes(),{Path(o).resolve() for o in skip}
+    path,suffixes,seen = Path(path),picture_suffixes(),{Path(o).resolve() for o in skip}
     if not path.exists(): raise FileNotFoundError(f"There is no folder {str(path)!r}.")
     if not path.is_dir(): raise NotADirectoryError(f"{str(path)!r} is a file; give the folder that the pictures are in.")
     res = []
     for d,ds,fs in os.walk(path, followlinks=True):
-        ds[:] = [o for o in ds if recurse and not o.startswith('.') and not (skip and (Path(d)/o).resolve() in skip)]
+        if (here := Path(d).resolve()) in seen: ds[:] = []; continue # to be left out, or reached again through a link
+        seen.add(here)
+        ds[:] = sorted(o for o in ds if recurse and not o.startswith('.'))
         res += [Path(d)/f for f in fs if not f.startswith('.') and Path(f).suffix.lower() in suffixes]
     return sorted(res)
 
@@ -57,12 +59,14 @@ class ClassOf:
             if Path(f).is_relative_to(r): return Path(f).relative_to(r).parts[0]
         raise ValueError(f"{str(f)!r} lies in none of the folders {', '.join(str(o) for o in self.roots)}, so that its class is not known.")
 
-def _subfolders(path): return {o.name:o for o in sorted(path.iterdir()) if o.is_dir() and not o.name.startswith('.')}
+def _subfolders(path, skip=()):
+    "Folders in a folder by name, but for hidden ones and those that hold one of `skip`"
+    return {o.name:o for o in sorted(path.iterdir()) if o.is_dir() and not o.name.startswith('.') and not any(Path(s).resolve().is_relative_to(o.resolve()) for s in skip)}
 
-def _by_class(root):
+def _by_class(root, skip=()):
     "`(file, class)` pairs under `root`; a class folder without pictures is an error"
     res = []
-    for c,d in _subfolders(root).items():
+    for c,d in _subfolders(root, skip).items():
         fs = picture_files(d)
         if not fs: raise ValueError(f"The class folder {str(d)!r} holds no pictures; add some, or remove the folder.")
         res += [(f,c) for f in fs]
@@ -83,21 +87,22 @@ def _split(pairs, share, seed):
 def labelled_folder(
     path, # A folder with `train` and `valid` or `test`, or with a folder for each class
     valid_pct:float=.2, # Share for validation where the folder has no split of its own
-    seed:int=42 # Of that split
+    seed:int=42, # Of that split
+    skip=() # Folders to leave out, with those that they are in
 )->LabelledFolder:
     "Read the classes and the files of a folder; what is wrong with it is an error that says so"
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"There is no folder {str(path)!r}.")
     if not path.is_dir(): raise NotADirectoryError(f"{str(path)!r} is a file; give the folder that the class folders are in.")
-    subs = {k.lower():v for k,v in _subfolders(path).items()}
+    subs = {k.lower():v for k,v in _subfolders(path, skip).items()}
     train,valid = (next((subs[o] for o in known if o in subs and _subfolders(subs[o])), None) for known in (_trains,_valids)) # a class may be called `train`, too
     if train is None and valid is not None and len(subs)==1: raise ValueError(f"{str(path)!r} holds {valid.name!r} and no 'train'; put the pictures to train on into {str(path/'train')!r}.")
     if train is not None and valid is not None:
-        tr,va,layout,roots = _by_class(train),_by_class(valid),f'{train.name}/ and {valid.name}/',[train,valid]
+        tr,va,layout,roots = _by_class(train, skip),_by_class(valid, skip),f'{train.name}/ and {valid.name}/',[train,valid]
     else:
         root = train or path
         if not picture_files(root): raise ValueError(f"There are no pictures in {str(root)!r}; it should hold 'train' and 'valid' (or 'test'), or a folder of pictures for each class.")
-        tr,va = _split(_by_class(root), valid_pct, seed)
+        tr,va = _split(_by_class(root, skip), valid_pct, seed)
         layout,roots = f'{root.name+"/, " if train else ""}class folders, {len(va)/(len(tr)+len(va)):.0%} held back by seed {seed}',[root]
     classes = sorted({c for _,c in tr})
     if len(classes)<2: raise ValueError(f"There is only one class, {classes[0]!r}, in {str(roots[0])!r}; to tell classes apart takes two at least.")
@@ -114,6 +119,7 @@ def _trouble(f):
         with Image.open(f) as im:
             im.draft(im.mode, (32,32)) # a JPEG need not be decoded in full to be known as whole
             im.load()
+            upright(im)
     except Image.DecompressionBombError: return 'it has more pixels than Pillow opens'
     except Exception as e: return unreadable(e)
 
@@ -150,13 +156,14 @@ def folder_dls(
     seed:int=42, # Of that split, and of the order in which images are trained on
     normalize:bool=True, # By the statistics of ImageNet? `False` leaves it to the learner of a pretrained model
     skip_bad:bool=False, # Leave out files that cannot be read?
+    skip=(), # Folders to leave out, with those that they are in
     num_workers:int=None, # Worker processes
     device=None # To train on; None is fastai's default
 )->DataLoaders:
     "Classification `DataLoaders` over a folder; `dls.folder` says what was found"
     if size<1: raise ValueError(f"The side of the images must be a number of pixels above zero, not {size}.")
     if bs<1: raise ValueError(f"The batch size must be at least 1, not {bs}.")
-    lf = labelled_folder(path, valid_pct, seed)
+    lf = labelled_folder(path, valid_pct, seed, skip)
     if num_classes is not None and num_classes!=len(lf.classes): raise ValueError(f"{num_classes} classes were asked for, and {str(lf.path)!r} holds {len(lf.classes)}: {_few(lf.classes)}.")
     bad = unreadable_files([f for f,_ in lf.train+lf.valid])
     if bad and not skip_bad:

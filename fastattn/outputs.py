@@ -7,7 +7,7 @@ __all__ = ['part', 'claim_folder', 'written_whole', 'whole_file', 'sweep', 'sent
 
 # %% ../nbs/13a_outputs.ipynb #b16ea336
 from fastai.basics import *
-import errno,shutil,tempfile
+import errno,hashlib,shutil,tempfile
 
 # %% ../nbs/13a_outputs.ipynb #15436b6a
 def claim_folder(
@@ -40,6 +40,11 @@ def written_whole(
         for f in sorted(tmp.iterdir(), key=lambda f: f.name==summary): os.replace(f, out/f.name)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
+def _umask():
+    m = os.umask(0)
+    os.umask(m)
+    return m
+
 part = '.part-' # before the name of a file that is not complete
 
 @contextmanager
@@ -49,9 +54,11 @@ def whole_file(
     "A path to write to; the file takes its name when it is complete, and nothing stays behind if something goes wrong"
     fn = Path(fn)
     fn.parent.mkdir(parents=True, exist_ok=True)
-    tmp = fn.with_name(part+fn.name)
+    tmp = fn.with_name(part+hashlib.sha256(os.fsencode(fn.name)).hexdigest()[:16]+fn.suffix) # as long as any name, and with its suffix
     try:
         yield tmp
+        with open(tmp, 'rb+') as f: os.fsync(f.fileno()) # on the disk before it takes the name, also if the power fails
+        os.chmod(tmp, 0o666&~_umask())
         os.replace(tmp, fn)
     finally: tmp.unlink(missing_ok=True)
 
@@ -67,7 +74,9 @@ def sentence(
 )->str: # None where it is no mistake of the user's, but a bug
     "What went wrong, and what mends it, in a sentence"
     s = str(e)
-    code = getattr(e, 'errno', None) or next((int(o) for o in re.findall(r'os error (\d+)', s)), None) # safetensors says it in words
+    kind = type(e).__name__
+    if kind=='OutOfMemoryError' or isinstance(e, MemoryError): return "There is too little memory; choose a smaller --batch_size or --img_size."
+    code = getattr(e, 'errno', None) or next((int(o) for o in re.findall(r'os error (\d+)', s) if kind=='SafetensorError'), None) # safetensors says it in words
     where = f' {str(e.filename)!r}' if getattr(e, 'filename', None) else ''
     if code==errno.ENOSPC: return f"No space is left on the disk to write{where}; free some, or choose a folder on another disk."
     if code in (errno.EACCES,errno.EPERM,errno.EROFS): return f"There is no permission to write or read{where}; choose another folder, or change its rights."

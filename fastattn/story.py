@@ -46,10 +46,13 @@ def say_prediction(
     if names is None or not isinstance(out, Tensor) or out.ndim!=2: return ['']*n
     out = out.as_subclass(Tensor).detach().float().cpu()
     act,dec = (getattr(learn.loss_func, k, None) for k in ('activation','decodes'))
-    probs,chosen = (f(out) if f else out for f in (act,dec))
-    if chosen.ndim==2: return [', '.join(f'{names[i]} {p[i]:.0%}' for i in c.nonzero().flatten().tolist()) or 'nothing' for p,c in zip(probs, chosen)]
-    if out.shape[1]!=len(names): return ['']*n
-    return [f'{names[c]} {p[c]:.0%}' for p,c in zip(probs, chosen.long().tolist())]
+    if act is None and (isinstance(learn.loss_func, nn.CrossEntropyLoss) or learn.loss_func is F.cross_entropy): act = partial(F.softmax, dim=1) # PyTorch's own know no activation
+    chosen = dec(out) if dec else out.argmax(1)
+    probs = act(out) if act else None # without one, scores are no probabilities
+    def _one(i, c): return str(names[c]) if probs is None else f'{names[c]} {probs[i,c]:.0%}'
+    if chosen.dtype==torch.bool: return [', '.join(_one(i, c) for c in row.nonzero().flatten().tolist()) or 'nothing' for i,row in enumerate(chosen)]
+    if out.shape[1]!=len(names) or chosen.ndim!=1: return ['']*n
+    return [_one(i, c) for i,c in enumerate(chosen.long().tolist())]
 
 # %% ../nbs/12a_story.ipynb #4f5f68e8
 @dataclasses.dataclass
@@ -77,7 +80,10 @@ def _item(learn, i):
     some = getattr(items, 'iloc', L(items))[[i]]
     with undisturbed(learn): b = learn.dls.test_dl(some, with_labels=True, bs=1, num_workers=0).one_batch()
     y,names,it = b[1] if len(b)>1 else None,class_names(learn),some.iloc[0] if isinstance(some, pd.DataFrame) else some[0]
-    return (it if isinstance(it, (str,Path)) else b[0]),str(names[int(y)]) if isinstance(y, TensorCategory) and names else ''
+    actual = ''
+    if names and isinstance(y, TensorMultiCategory): actual = ', '.join(str(n) for n,v in zip(names, y[0].tolist()) if v) or 'nothing'
+    elif names and isinstance(y, TensorCategory): actual = str(names[int(y)])
+    return (it if isinstance(it, (str,Path)) and Path(it).is_file() else b[0]),actual # an item may be a number or a name that the data block looks up
 
 def _opened(learn, x, side, places):
     "One picture as the model takes it, as it is drawn, where the one lies in the other, and its name"
@@ -85,7 +91,7 @@ def _opened(learn, x, side, places):
     pic,batch = open_picture(x, image_class(learn)),batcher(learn)
     with undisturbed(learn):
         if pic.size not in places: places[pic.size] = _placement(batch, pic.size)
-        return batch([pic]),_shrunk(to_picture(pic), side),places[pic.size],Path(x).name if isinstance(x, (str,Path)) else ''
+        return batch([pic]),_shrunk(to_picture(pic), side),places[pic.size],shown_name(x) if isinstance(x, (str,Path)) else ''
 
 def tell(
     learn, # A `Learner`

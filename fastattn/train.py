@@ -18,10 +18,11 @@ from .interpret import *
 from .layers import *
 from .learner import *
 from .outputs import *
+from .pictures import *
 from .resume import *
 from .saved import *
 from .story import *
-import dataclasses,hashlib,time,fastai,timm
+import dataclasses,hashlib,math,time,fastai,timm
 import fastattn
 
 # %% ../nbs/13d_train.ipynb #3137dbb2
@@ -31,7 +32,7 @@ class TrainConfig:
     arch:str='resnet18' # A timm name, a function of fastai's such as `xresnet18`, or `demo_arch`
     pretrained:bool=True # Start from pretrained weights
     form:str='spatial' # Of soft attention: `'none'`, `'spatial'`, `'channel'`, `'element'`, `'dense'`
-    activation:str='sigmoid' # Of its mask: `'sigmoid'` or `'softmax'`
+    activation:str='softmax' # Of its mask: `'sigmoid'` or `'softmax'`
     img_size:int=224 # Side of the images in pixels
     epoch:int=10 # Epochs
     batch_size:int=32
@@ -47,7 +48,9 @@ class TrainConfig:
         if self.lr is None: self.lr = 2e-3 if self.pretrained else 5e-3
         def _check(ok, flag, says): 
             if not ok: raise ValueError(f"--{flag} must be {says}, not {getattr(self, flag)!r}.")
-        for k in ('img_size','epoch','batch_size'): _check(getattr(self, k)>=1, k, 'at least 1')
+        for k in ('img_size','epoch'): _check(getattr(self, k)>=1, k, 'at least 1')
+        _check(self.batch_size>=2, 'batch_size', 'at least 2 (batch norm has nothing to compare one picture with)')
+        _check(0<=self.seed<2**32, 'seed', f'between 0 and {2**32-1}')
         _check(0<self.lr<float('inf'), 'lr', 'above zero')
         _check(0<self.valid_pct<1, 'valid_pct', 'between 0 and 1')
         _check(self.form in ('none',*mask_forms), 'form', 'one of '+', '.join(('none',*mask_forms)))
@@ -62,6 +65,7 @@ def pick_device(
     if device is None: return torch.device(default_device())
     try: dev = torch.device(device)
     except RuntimeError: raise ValueError(f"There is no device {device!r}; choose cpu, cuda, cuda:1 or mps.") from None
+    if dev.type not in ('cpu','cuda','mps'): raise ValueError(f"There is no device {device!r} to train on; choose cpu, cuda, cuda:1 or mps.")
     n = torch.cuda.device_count()
     if dev.type=='cuda' and (dev.index or 0)>=n: raise ValueError(f"--device {device}: {'no CUDA GPU is there' if n==0 else f'there are {n} CUDA GPUs, cuda:0 to cuda:{n-1}'}; use --device cpu, or leave it out.")
     if dev.type=='mps' and not torch.backends.mps.is_available(): raise ValueError("--device mps: this is no Apple GPU; use --device cpu, or leave it out.")
@@ -81,16 +85,19 @@ def folder_learner(
     num_classes:int=None, # How many there should be
     device=None, # To train on
     skip_bad:bool=False, # Leave out files that cannot be read?
-    num_workers:int=None # Worker processes
+    num_workers:int=None, # Worker processes
+    skip=() # Folders to leave out
 )->Learner:
     "`DataLoaders` of a folder, and a network with soft attention for them; the same with the same seed"
-    dls = folder_dls(data_folder, cfg.img_size, cfg.batch_size, cfg.augment, cfg.num_ops, cfg.magnitude, num_classes, cfg.valid_pct, cfg.seed, normalize=not cfg.pretrained, skip_bad=skip_bad, num_workers=num_workers, device=device)
+    if num_workers is not None and num_workers<0: raise ValueError(f"--num_workers must be at least 0, not {num_workers}.")
+    dls = folder_dls(data_folder, cfg.img_size, cfg.batch_size, cfg.augment, cfg.num_ops, cfg.magnitude, num_classes, cfg.valid_pct, cfg.seed, normalize=not cfg.pretrained, skip_bad=skip_bad, num_workers=num_workers, device=device, skip=skip)
     set_seed(cfg.seed)
     try: learn = attention_learner(dls, find_arch(cfg.arch), form=cfg.form, activation=cfg.activation, first_bn=True, pretrained=cfg.pretrained, metrics=accuracy, cbs=augmentation(cfg.augment, cfg.img_size)[2])
     except Exception as e:
         if cfg.pretrained and _offline(e): raise ValueError(f"The weights of {cfg.arch!r} cannot be downloaded; go online, or train from scratch with --no-pretrained.") from e
         if cfg.pretrained and 'pretrained' in str(e): raise ValueError(f"{cfg.arch!r} has no pretrained weights; train from scratch with --no-pretrained.") from e
-        raise
+        if isinstance(e, (ValueError,OSError,torch.OutOfMemoryError)): raise
+        raise ValueError(f"{cfg.arch!r} does not take pictures of {cfg.img_size} pixels ({unreadable(e)}); choose another --img_size or --arch.") from e
     if cfg.fp16 and torch.device(dls.device).type!='cuda': raise ValueError(f"--fp16 is for CUDA GPUs, and this training runs on the {dls.device}; leave it out.")
     return learn.to_fp16() if cfg.fp16 else learn
 
@@ -114,11 +121,13 @@ def plot_confusion(
     interp # `ClassificationInterpretation`
 )->plt.Figure:
     "Rows actual, columns predicted, large enough for its names"
-    n = len(interp.vocab)
+    n,side = len(interp.vocab),min(max(4.5, .42*len(interp.vocab)+2), 18)
     with plain_text():
-        before = plt.get_fignums()
-        interp.plot_confusion_matrix(figsize=(max(4.5, .42*n+2),)*2, plot_txt=n<=40)
-        fig = plt.gcf()
+        if n<=60: interp.plot_confusion_matrix(figsize=(side,side), plot_txt=n<=40); fig = plt.gcf()
+        else: # names would be too small to read, and too many to draw
+            fig,ax = plt.subplots(figsize=(9,9), layout='constrained')
+            ax.imshow(interp.confusion_matrix(), cmap='Blues', interpolation='nearest')
+            ax.set(xlabel=f'Predicted, {n} classes in the order of their names', ylabel='Actual', title='Confusion matrix')
     return finished(fig)
 
 # %% ../nbs/13d_train.ipynb #f6a7fb9b
@@ -131,15 +140,20 @@ def claim_model_folder(
 )->bool: # Is it finished already?
     "Nothing is trained over an older model unless that is asked for"
     if folder.exists() and not folder.is_dir(): raise FileExistsError(f"{str(folder)!r} is a file; choose another folder with --model_save_path.")
-    done,begun = (folder/page_file).exists(),(folder/state_file).exists()
+    done,begun = _made_by_us(folder),(folder/state_file).exists()
+    if resume and overwrite: raise ValueError("--resume goes on with a training and --overwrite begins it anew; give one of them.")
     if resume:
         if not done and not begun: raise FileNotFoundError(f"There is no training to go on with in {str(folder)!r}; start without --resume.")
         return done and not begun
-    if overwrite: return False
+    if overwrite and (done or begun): return False
     if begun: raise FileExistsError(f"{str(folder)!r} holds a training that was broken off; go on with --resume, or begin anew with --overwrite.")
     if done: raise FileExistsError(f"{str(folder)!r} holds a trained model; choose another folder with --model_save_path, or train anew in its place with --overwrite.")
-    if folder.exists() and any(folder.iterdir()): raise FileExistsError(f"The folder {str(folder)!r} is not empty, and no training has made it; choose another with --model_save_path.")
+    if folder.exists() and any(not f.name.startswith(part) for f in folder.iterdir()): raise FileExistsError(f"The folder {str(folder)!r} is not empty, and no training has made it; choose another with --model_save_path.")
     return False
+
+def _made_by_us(folder):
+    try: return json.loads((folder/page_file).read_text(encoding='utf-8')).get('made_by')=='fastattn_train'
+    except (OSError,ValueError,AttributeError): return False
 
 def run_train(
     data_folder, # Folder of pictures
@@ -154,19 +168,21 @@ def run_train(
     num_workers:int=None # Worker processes
 )->dict: # What `run.json` says
     "Train on a folder; keep the model, a page about it, and pictures"
-    cfg,out,start = ifnone(cfg, TrainConfig()),Path(model_save_path),time.time()
+    cfg,out,start,dev = ifnone(cfg, TrainConfig()),Path(model_save_path),time.time(),pick_device(device)
     if claim_model_folder(out, resume, overwrite):
+        page,mine = read_page(out),dataclasses.asdict(cfg)
+        for k,v in page['training'].items():
+            if mine.get(k)!=v: raise ValueError(f"The training in {str(out)!r} is finished, with {k}={v!r}, and now it is {mine.get(k)!r}; train anew with --overwrite, or choose another folder with --model_save_path.")
         print(f'The training in {str(out)!r} is finished already; nothing is left to do.')
-        return read_page(out)
-    learn = folder_learner(data_folder, cfg, num_classes, pick_device(device), skip_bad, num_workers)
+        return page
+    learn = folder_learner(data_folder, cfg, num_classes, dev, skip_bad, num_workers, [out])
     lf = learn.dls.folder
     print(f"{len(lf.train)} pictures to train on and {len(lf.valid)} to validate with, of {len(lf.classes)} classes ({lf.layout}).\n"
           f"{cfg.arch}, {'no attention' if cfg.form=='none' else f'{cfg.form} attention ({cfg.activation})'}, {total_params(learn.model)[0]:,} parameters, {cfg.img_size} px, {cfg.epoch} epochs, augmentation: {cfg.augment}.")
-    about = dict(dataclasses.asdict(cfg), classes=lf.classes, train=digest(lf.train, lf.path), valid=digest(lf.valid, lf.path))
+    about = dict(dataclasses.asdict(cfg), device=dev.type, classes=lf.classes, train=digest(lf.train, lf.path), valid=digest(lf.valid, lf.path))
     out.mkdir(parents=True, exist_ok=True)
     sweep(out)
-    if overwrite:
-        for f in (page_file,weights_file,state_file,'model.pkl',*(f'{k}.png' for k in _figures)): (out/f).unlink(missing_ok=True)
+    if overwrite: (out/state_file).unlink(missing_ok=True) # the older model stays until the new one takes its place
     rows = fit_resumable(learn, usual_phases(cfg.epoch, cfg.lr, cfg.pretrained), out/state_file, about, resume)
     return _keep(learn, cfg, out, rows, time.time()-start, export)
 
@@ -177,28 +193,34 @@ def digest(
     root # That the files are in
 )->str:
     "A short name for a list of files and their classes"
-    return hashlib.sha256('\n'.join(f'{f.relative_to(root).as_posix()}\t{c}' for f,c in pairs).encode()).hexdigest()[:16]
+    return hashlib.sha256('\n'.join(f'{f.relative_to(root).as_posix()}\t{c}' for f,c in pairs).encode(errors='surrogateescape')).hexdigest()[:16]
 
 def _keep(learn, cfg, out, rows, secs, export):
-    "Write the model, its page and the pictures; only then is the training finished"
-    with learn.no_bar(), plain_text():
+    "Write the model and its page, and then the pictures; only then is the training finished"
+    if bad := next((i+1 for i,r in enumerate(rows) if not all(math.isfinite(o) for o in r[1:3])), None): raise ValueError(f"The loss is not finite any more from epoch {bad} on, so there is no model to keep; train anew with --overwrite and a lower --lr than {cfg.lr}.")
+    with learn.no_bar():
         learn.remove_cbs(learn.cbs.filter(risinstance(CutMix)))
         interp = ClassificationInterpretation.from_learner(learn)
         probs,targs = learn.get_preds()
-        k = min(9, len(targs))
-        spread = sorted({int(i) for i in np.linspace(0, len(targs)-1, 6)})
-        figs = dict(training=plot_training(rows), confusion=plot_confusion(interp), top_losses=interp.plot_top_losses(k, heatmap=True), before_after=plot_before_after(learn, spread))
-        for n,f in figs.items():
-            with whole_file(out/f'{n}.png') as t: f.savefig(t, dpi=110)
         worst = [[str(a),str(b),int(c)] for a,b,c in interp.most_confused()[:5]]
-    if export:
-        with whole_file(out/'model.pkl') as t: learn.export(t.absolute())
-    page = save_model(learn, out, made_by='fastattn_train', training=dataclasses.asdict(cfg), data=dict(folder=str(learn.dls.folder.path), layout=learn.dls.folder.layout, train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds)),
-                      accuracy=round(float(accuracy(probs, targs)),4), epochs=[dict(zip(('epoch','train_loss','valid_loss','accuracy'), r)) for r in rows], most_confused=worst,
-                      seconds=round(secs,1), versions={m.__name__:m.__version__ for m in (fastattn,fastai,torch,timm)})
+        page = save_model(learn, out, made_by='fastattn_train', training=dataclasses.asdict(cfg), data=dict(folder=shown_name(learn.dls.folder.path.resolve()), layout=learn.dls.folder.layout, train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds)),
+                          accuracy=round(float(accuracy(probs, targs)),4), epochs=[dict(zip(('epoch','train_loss','valid_loss','accuracy'), r)) for r in rows], most_confused=worst,
+                          seconds=round(secs,1), versions={m.__name__:m.__version__ for m in (fastattn,fastai,torch,timm)})
+        if export:
+            with whole_file(out/'model.pkl') as t: learn.export(t.absolute())
+        spread = sorted({int(i) for i in np.linspace(0, len(targs)-1, 6)})
+        _draw(out, training=partial(plot_training, rows), confusion=partial(plot_confusion, interp), top_losses=partial(interp.plot_top_losses, min(9, len(targs)), heatmap=True), before_after=partial(plot_before_after, learn, spread))
     (out/state_file).unlink(missing_ok=True)
     try: Path(pointer).write_text(json.dumps(dict(model=str(out.absolute())))+'\n', encoding='utf-8') # what `fastattn_visualize` takes by itself
     except OSError: pass
     print(f"\nIt names {page['accuracy']:.1%} of {len(targs)} validation pictures." + (f" Most confused: {worst[0][0]} taken for {worst[0][1]} ({worst[0][2]} times)." if worst else '') +
           f"\nLook at {', '.join(f'{k}.png' for k in _figures)} in {str(out)!r}.")
     return page
+
+def _draw(out, **figs):
+    "Save figures; one that cannot be drawn is told of, and does not keep the others from it"
+    for n,f in figs.items():
+        try:
+            with plain_text(), whole_file(out/f'{n}.png') as t: f().savefig(t, dpi=110)
+        except OSError: raise
+        except Exception as e: print(f'{n}.png could not be drawn: {unreadable(e)}.')

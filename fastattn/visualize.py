@@ -19,7 +19,7 @@ from .saved import *
 from .story import *
 from PIL.PngImagePlugin import PngInfo
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-import time
+import errno,hashlib,time
 
 # %% ../nbs/13e_visualize.ipynb #16e077c5
 _key = 'fastattn'
@@ -66,7 +66,7 @@ def contact_sheet(
     rows,cell,dpi = math.ceil(k/cols),(side+10,side+34),100
     W,H = max(cols*cell[0]+10, 420),rows*cell[1]+40
     canvas,texts = Image.new('RGB', (W,H), 'white'),[]
-    for i,f in enumerate(strips):
+    for i,f in enumerate(progress_bar(strips, leave=False) if k>100 else strips):
         notes = strip_notes(f) or {}
         with Image.open(f) as im: tile = im.crop(notes['overlay']).convert('RGB')
         tile.thumbnail((side,side))
@@ -75,10 +75,9 @@ def contact_sheet(
         texts.append((x+side/2, y+side+3, _short(notes.get('label',''), 24)+'\n'+_short(notes.get('file',''), 24, True)))
     with plain_text():
         fig = plt.figure(figsize=(W/dpi,H/dpi), dpi=dpi)
-        ax = fig.add_axes((0,0,1,1))
-        ax.imshow(canvas, interpolation='nearest'); ax.axis('off')
-        for x,y,s in texts: ax.text(x, y, s, fontsize=6.3, ha='center', va='top', linespacing=1.25)
-        ax.text(10, 8, title, fontsize=9, va='top', weight='bold')
+        fig.figimage(canvas, resize=False) # as it is: an axes would scale it, in floats
+        for x,y,s in texts: fig.text(x/W, 1-y/H, s, fontsize=6.3, ha='center', va='top', linespacing=1.25)
+        fig.text(10/W, 1-8/H, title, fontsize=9, va='top', weight='bold')
     return finished(fig)
 
 def _short(s, n, tail=False): return s if len(s)<=n else '…'+s[1-n:] if tail else s[:n-1]+'…'
@@ -103,7 +102,7 @@ def _missing(files, root, out, made, overwrite):
     todo = []
     for f in files:
         s = _strip_of(f, root, out)
-        if not s.exists(): todo.append(f); continue
+        if not os.path.exists(s): todo.append(f); continue # also where the name is too long to be
         notes = strip_notes(s)
         if notes is None: raise FileExistsError(f"{str(s)!r} is there already, and was not made by fastattn_visualize; choose another folder with --out.")
         old = {k:notes.get(k) for k in made}
@@ -143,8 +142,9 @@ def run_visualize(
     if batch_size<1: raise ValueError(f"--batch_size must be at least 1, not {batch_size}.")
     if img_size is not None and img_size<1: raise ValueError(f"--img_size must be at least 1, not {img_size}.")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
-    files = picture_files(root, skip=[] if out.resolve()==root.resolve() else [out])
-    files = [f for f in files if strip_notes(f) is None and f!=out/sheet_file] if out.resolve()==root.resolve() else files
+    if not root.is_dir(): picture_files(root) # says so
+    models = [p.parent for p in root.rglob(page_file) if (p.parent/weights_file).exists()] # with pictures about their training
+    files = [f for f in picture_files(root, skip=[*models, *([] if out.resolve()==root.resolve() else [out])]) if f.suffix.lower()!='.png' or strip_notes(f) is None] # strips are no photographs
     if not files: raise ValueError(f"There are no pictures in {str(root)!r}.")
     where = find_checkpoint(checkpoint)
     learn = load_model(where, img_size, device)
@@ -163,22 +163,25 @@ def run_visualize(
         warnings.filterwarnings('ignore', message='.* maps of .* are empty')
         for fs in progress_bar(chunks, leave=False):
             for f,story in _tell_readable(learn, fs, bad, method=e.name, target=target, side=360, places=places):
-                save_strip(story, _strip_of(f, root, out), dict(made, file=f.relative_to(root).as_posix(), mtime=f.stat().st_mtime_ns))
+                try: save_strip(story, _strip_of(f, root, out), dict(made, file=os.fsencode(f.relative_to(root).as_posix()).decode('utf-8', 'replace'), mtime=f.stat().st_mtime_ns))
+                except OSError as err:
+                    if err.errno!=errno.ENAMETOOLONG: raise
+                    bad[f] = sentence(err)
             if len(places)>1000: places.clear()
-    strips = [s for f in files if (s := _strip_of(f, root, out)).exists()]
-    secs = time.time()-start
-    drawn = len(todo)-len(bad)
-    if strips and (drawn or not (out/sheet_file).exists()): _save_sheet(strips, out, f"{e.name}, {learn.page['model']['arch']}, {root.resolve().name}")
-    for f,w in list(bad.items())[:20]: print(f'Left out: {w}')
+    strips = [s for f in files if os.path.exists(s := _strip_of(f, root, out))]
+    secs,drawn = time.time()-start,len(todo)-len(bad)
+    of = hashlib.sha256(str([(os.fsencode(s.relative_to(out)), s.stat().st_mtime_ns) for s in strips]).encode()).hexdigest()[:16] # what a sheet shows
+    if strips and (strip_notes(out/sheet_file) or {}).get('of')!=of: _save_sheet(strips, out, f"{e.name}, {learn.page['model']['arch']}, {shown_name(root.resolve())}", of)
+    for f,w in list(bad.items())[:20]: print('Left out: '+os.fsencode(w).decode('utf-8', 'replace'))
     if len(bad)>20: print(f'Left out: {len(bad)-20} more.')
     print(f"{drawn} drawn{f' ({drawn/secs:.1f} a second)' if drawn else ''}, {len(files)-len(todo)} there already. Look at {sheet_file} in {str(out)!r}.")
-    return dict(drawn=drawn, kept=len(files)-len(todo), bad={str(f.relative_to(root)):w for f,w in bad.items()}, seconds=round(secs,2))
+    return dict(drawn=drawn, kept=len(files)-len(todo), bad={f.relative_to(root).as_posix():w for f,w in bad.items()}, seconds=round(secs,2))
 
-def _save_sheet(strips, out, title):
+def _save_sheet(strips, out, title, of):
     f = out/sheet_file
     fig = contact_sheet(strips, title)
     info = PngInfo()
-    info.add_itxt(_key, json.dumps(dict(sheet=len(strips))))
+    info.add_itxt(_key, json.dumps(dict(sheet=len(strips), of=of)))
     canvas = FigureCanvasAgg(fig)
     with plain_text(): canvas.draw()
     with whole_file(f) as t: Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB').save(t, format='PNG', pnginfo=info)
