@@ -37,7 +37,7 @@ if __name__=='__main__':
         t = Path(t)
         (t/'in').mkdir(); make(t/'in', a.n, a.seed)
         set_seed(a.seed)
-        save_model(attention_learner(folder_dls(demo_path(160), size=a.size, num_workers=0), a.arch, pretrained=False, activation='softmax'), t/'model')
+        save_model(attention_learner(folder_dls(demo_path(160), size=a.size, num_workers=0), find_arch(a.arch), pretrained=False, activation='softmax'), t/'model')
         learn,some = load_model(t/'model'),picture_files(t/'in')[:min(1000, a.n)]
         x = torch.randn(a.bs, 3, a.size, a.size)
         def forward():

@@ -8,11 +8,13 @@ __all__ = ['cam', 'gradcam']
 # %% ../nbs/05_cams.ipynb #e675e72b
 from fastai.vision.all import *
 from .core import *
+from .layers import *
 
 # %% ../nbs/05_cams.ipynb #c2acf52c
 def _classifier(model):
     "The one linear layer behind average pooling, or None"
-    lins = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    masks = {id(o) for m in model.modules() if isinstance(m, SoftAttention) for o in m.modules()} # the dense form has a linear layer of its own
+    lins = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in masks]
     pools = [m for m in model.modules() if 'Pool' in type(m).__name__]
     only_avg = all('max' not in (type(m).__name__+str(getattr(m, 'pool_type', ''))).lower() and 'Concat' not in type(m).__name__ for m in pools[-1:])
     return lins[0] if len(lins)==1 and pools and only_avg else None
