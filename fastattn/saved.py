@@ -163,7 +163,7 @@ def load_model(
     if size not in (None,made):
         with _bare_dls(classes, size, stats, device) as dls: learn.dls = dls.new_empty()
     learn.page = page
-    learn.model.eval()
+    learn.model.eval().to(learn.dls.device)
     return learn
 
 def _misfits(want, got):

@@ -99,7 +99,8 @@ def _strip_of(f, root, out): return out/f.relative_to(root).parent/f'{f.name}.pn
 
 def _missing(files, root, out, made, overwrite):
     "Those files whose strip is not there, or older than they are; somebody else's file in its place is an error, and so are strips made otherwise"
-    todo = []
+    todo,sheet = [],out/sheet_file
+    if sheet.exists() and strip_notes(sheet) is None: raise FileExistsError(f"{str(sheet)!r} is there already, and was not made by fastattn_visualize; choose another folder with --out.")
     for f in files:
         s = _strip_of(f, root, out)
         if not os.path.exists(s): todo.append(f); continue # also where the name is too long to be
@@ -126,6 +127,50 @@ def _why_not(f, cls):
     try: open_picture(f, cls)
     except (ValueError,OSError) as e: return str(e)
 
+def _photographs(root, out):
+    "The pictures of a folder, but for what fastattn has drawn there"
+    if not root.is_dir(): picture_files(root) # says so
+    models = [p.parent for p in root.rglob(page_file) if (p.parent/weights_file).exists()] # with pictures about their training
+    found = picture_files(root, skip=[*models, *([] if out.resolve()==root.resolve() else [out])])
+    files = [f for f in found if f.suffix.lower()!='.png' or strip_notes(f) is None]
+    if not files: raise ValueError(f"There are no pictures in {str(root)!r}.")
+    return files
+
+def _settings(learn, method, target, size):
+    "What all strips of a run are made from"
+    if target is not None and target not in learn.dls.vocab: raise ValueError(f"There is no class {target!r}; the model knows: {', '.join(map(repr, learn.dls.vocab))}.")
+    e = pick_method(method, unwrap(learn.model), target is not None, torch.zeros(1, 3, size, size) if method=='auto' else None)
+    return dict(model=learn.page['weights_sha256'][:16], method=e.name, target=target, img_size=size)
+
+def _draw(learn, todo, root, out, made, bs):
+    "Draw the strips of some files; those that cannot be drawn come back with the reason"
+    bad,places = {},{}
+    with learn.no_bar(), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+        warnings.filterwarnings('ignore', message='.* maps of .* are empty')
+        for fs in progress_bar([todo[i:i+bs] for i in range(0, len(todo), bs)], leave=False):
+            for f,story in _tell_readable(learn, fs, bad, method=made['method'], target=made['target'], side=360, places=places):
+                notes = dict(made, file=os.fsencode(f.relative_to(root).as_posix()).decode('utf-8', 'replace'), mtime=f.stat().st_mtime_ns)
+                try: save_strip(story, _strip_of(f, root, out), notes)
+                except OSError as e:
+                    if e.errno!=errno.ENAMETOOLONG: raise
+                    bad[f] = sentence(e)
+            if len(places)>1000: places.clear()
+    return bad
+
+def _refresh_sheet(strips, out, title):
+    "Draw the contact sheet, unless it shows these very strips"
+    of = hashlib.sha256(str([(os.fsencode(s.relative_to(out)), s.stat().st_mtime_ns) for s in strips]).encode()).hexdigest()[:16]
+    if strips and (strip_notes(out/sheet_file) or {}).get('of')!=of: _save_sheet(strips, out, title, of)
+
+def _save_sheet(strips, out, title, of):
+    fig = contact_sheet(strips, title)
+    info = PngInfo()
+    info.add_itxt(_key, json.dumps(dict(sheet=len(strips), of=of)))
+    canvas = FigureCanvasAgg(fig)
+    with plain_text(): canvas.draw()
+    with whole_file(out/sheet_file) as t: Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB').save(t, format='PNG', pnginfo=info)
+
 def run_visualize(
     data_folder, # Folder of pictures, also in folders
     out='output', # Folder for the strips and the contact sheet
@@ -142,46 +187,18 @@ def run_visualize(
     if batch_size<1: raise ValueError(f"--batch_size must be at least 1, not {batch_size}.")
     if img_size is not None and img_size<1: raise ValueError(f"--img_size must be at least 1, not {img_size}.")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
-    if not root.is_dir(): picture_files(root) # says so
-    models = [p.parent for p in root.rglob(page_file) if (p.parent/weights_file).exists()] # with pictures about their training
-    files = [f for f in picture_files(root, skip=[*models, *([] if out.resolve()==root.resolve() else [out])]) if f.suffix.lower()!='.png' or strip_notes(f) is None] # strips are no photographs
-    if not files: raise ValueError(f"There are no pictures in {str(root)!r}.")
-    where = find_checkpoint(checkpoint)
+    files,where = _photographs(root, out),find_checkpoint(checkpoint)
     learn = load_model(where, img_size, device)
-    e = pick_method(method, unwrap(learn.model), target is not None) if method!='auto' or target is not None else pick_method(method, unwrap(learn.model), x=torch.zeros(1,3,*[ifnone(img_size, learn.page['images']['size'])]*2))
-    if target is not None and target not in learn.dls.vocab: raise ValueError(f"There is no class {target!r}; the model knows: {', '.join(map(repr, learn.dls.vocab))}.")
-    made = dict(model=learn.page['weights_sha256'][:16], method=e.name, target=target, img_size=ifnone(img_size, learn.page['images']['size']))
-    if (out/sheet_file).exists() and strip_notes(out/sheet_file) is None: raise FileExistsError(f"{str(out/sheet_file)!r} is there already, and was not made by fastattn_visualize; choose another folder with --out.")
+    made = _settings(learn, method, target, ifnone(img_size, learn.page['images']['size']))
     todo = _missing(files, root, out, made, overwrite)
-    print(f"{len(files)} pictures, {len(todo)} to draw; {e.name} of the model in {str(where)!r} ({learn.page['model']['arch']}, {len(learn.dls.vocab)} classes).")
+    print(f"{len(files)} pictures, {len(todo)} to draw; {made['method']} of the model in {str(where)!r} ({learn.page['model']['arch']}, {len(learn.dls.vocab)} classes).")
     out.mkdir(parents=True, exist_ok=True)
     for d in {out, *(_strip_of(f, root, out).parent for f in todo)}: sweep(d)
-    bad,places,start = {},{},time.time()
-    chunks = [todo[i:i+batch_size] for i in range(0, len(todo), batch_size)]
-    with learn.no_bar(), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
-        warnings.filterwarnings('ignore', message='.* maps of .* are empty')
-        for fs in progress_bar(chunks, leave=False):
-            for f,story in _tell_readable(learn, fs, bad, method=e.name, target=target, side=360, places=places):
-                try: save_strip(story, _strip_of(f, root, out), dict(made, file=os.fsencode(f.relative_to(root).as_posix()).decode('utf-8', 'replace'), mtime=f.stat().st_mtime_ns))
-                except OSError as err:
-                    if err.errno!=errno.ENAMETOOLONG: raise
-                    bad[f] = sentence(err)
-            if len(places)>1000: places.clear()
-    strips = [s for f in files if os.path.exists(s := _strip_of(f, root, out))]
+    start = time.time()
+    bad = _draw(learn, todo, root, out, made, batch_size)
     secs,drawn = time.time()-start,len(todo)-len(bad)
-    of = hashlib.sha256(str([(os.fsencode(s.relative_to(out)), s.stat().st_mtime_ns) for s in strips]).encode()).hexdigest()[:16] # what a sheet shows
-    if strips and (strip_notes(out/sheet_file) or {}).get('of')!=of: _save_sheet(strips, out, f"{e.name}, {learn.page['model']['arch']}, {shown_name(root.resolve())}", of)
-    for f,w in list(bad.items())[:20]: print('Left out: '+os.fsencode(w).decode('utf-8', 'replace'))
+    _refresh_sheet([s for f in files if os.path.exists(s := _strip_of(f, root, out))], out, f"{made['method']}, {learn.page['model']['arch']}, {shown_name(root.resolve())}")
+    for w in list(bad.values())[:20]: print('Left out: '+os.fsencode(w).decode('utf-8', 'replace'))
     if len(bad)>20: print(f'Left out: {len(bad)-20} more.')
     print(f"{drawn} drawn{f' ({drawn/secs:.1f} a second)' if drawn else ''}, {len(files)-len(todo)} there already. Look at {sheet_file} in {str(out)!r}.")
     return dict(drawn=drawn, kept=len(files)-len(todo), bad={f.relative_to(root).as_posix():w for f,w in bad.items()}, seconds=round(secs,2))
-
-def _save_sheet(strips, out, title, of):
-    f = out/sheet_file
-    fig = contact_sheet(strips, title)
-    info = PngInfo()
-    info.add_itxt(_key, json.dumps(dict(sheet=len(strips), of=of)))
-    canvas = FigureCanvasAgg(fig)
-    with plain_text(): canvas.draw()
-    with whole_file(f) as t: Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB').save(t, format='PNG', pnginfo=info)
