@@ -57,7 +57,7 @@ def contact_sheet(
     title:str='', # Above all
     most:int=400, # Pictures on the sheet at most; of more, some evenly spread ones
     side:int=150 # Longer side of a picture on it, in pixels
-)->plt.Figure:
+)->Image.Image: # RGB
     "The maps over their pictures, with what the model says, side by side"
     strips,n = list(strips),len(strips)
     if n>most: strips,title = [strips[i] for i in np.linspace(0, n-1, most).astype(int)],f'{title}  ({most} of {n})'
@@ -75,10 +75,14 @@ def contact_sheet(
         texts.append((x+side/2, y+side+3, _short(notes.get('label',''), 24)+'\n'+_short(notes.get('file',''), 24, True)))
     with plain_text():
         fig = plt.figure(figsize=(W/dpi,H/dpi), dpi=dpi)
-        fig.figimage(canvas, resize=False) # as it is: an axes would scale it, in floats
+        fig.patch.set_alpha(0) # the words alone: with the picture in it, a figure takes a gigabyte
         for x,y,s in texts: fig.text(x/W, 1-y/H, s, fontsize=6.3, ha='center', va='top', linespacing=1.25)
         fig.text(10/W, 1-8/H, title, fontsize=9, va='top', weight='bold')
-    return finished(fig)
+        words = FigureCanvasAgg(finished(fig))
+        words.draw()
+    words = Image.fromarray(np.asarray(words.buffer_rgba()))
+    canvas.paste(words, (0,0), words)
+    return canvas
 
 def _short(s, n, tail=False): return s if len(s)<=n else '…'+s[1-n:] if tail else s[:n-1]+'…'
 
@@ -164,12 +168,9 @@ def _refresh_sheet(strips, out, title):
     if strips and (strip_notes(out/sheet_file) or {}).get('of')!=of: _save_sheet(strips, out, title, of)
 
 def _save_sheet(strips, out, title, of):
-    fig = contact_sheet(strips, title)
     info = PngInfo()
     info.add_itxt(_key, json.dumps(dict(sheet=len(strips), of=of)))
-    canvas = FigureCanvasAgg(fig)
-    with plain_text(): canvas.draw()
-    with whole_file(out/sheet_file) as t: Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB').save(t, format='PNG', pnginfo=info)
+    with whole_file(out/sheet_file) as t: contact_sheet(strips, title).save(t, format='PNG', pnginfo=info)
 
 def run_visualize(
     data_folder, # Folder of pictures, also in folders
