@@ -4,7 +4,7 @@ from fastai.vision.all import *
 from fastattn.all import *
 from fastattn.data import _photos
 from fastattn.visualize import run_visualize
-from common import write
+from common import here, write
 
 def make(path, n, seed):
     "`n` JPEGs of many sizes, crops of the photographs that come with scikit-learn and matplotlib"
@@ -52,5 +52,7 @@ if __name__=='__main__':
         res = run_visualize(t/'in', t/'out', t/'model', batch_size=a.bs)
         w.over = True; w.join()
         size = sum(f.stat().st_size for f in (t/'out').iterdir())/1e6
-        write(a.name, what=f'{a.arch}, {a.size} px, batch {a.bs}; pictures a second, and memory of the process in MB', n=a.n, drawn=res['drawn'], seconds=res['seconds'], drawn_per_second=round(res['drawn']/res['seconds'],1), plain=rates,
-              ratio_to_inference_from_disk=round(res['drawn']/res['seconds']/rates['inference_from_disk'],3), rss_before=round(before), rss_peak_until={str(k):round(v) for k,v in w.peaks.items()}, output_mb=round(size))
+        f = here/'results'/f'{a.name}.json'
+        runs = json.loads(f.read_text())['runs'] if f.exists() else {}
+        runs[str(a.n)] = dict(drawn=res['drawn'], seconds=res['seconds'], drawn_per_second=round(res['drawn']/res['seconds'],1), plain=rates, rss_before=round(before), rss_peak_until={str(k):round(v) for k,v in w.peaks.items()}, output_mb=round(size))
+        write(a.name, what=f'{a.arch}, {a.size} px, batch {a.bs}; by number of pictures: pictures a second, and memory of the process in MB', runs=runs)
