@@ -41,7 +41,7 @@ def test_photographs(tmp_path):
     r = run('fastattn_train', '--data_folder', path, *small, '--epoch', 10, '--lr', .01, '--augment', 'none', '--batch_size', 16, '--model_save_path', tmp_path/'my model', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     page = json.loads((tmp_path/'my model'/'run.json').read_text(encoding='utf-8'))
-    assert page['accuracy']>=.85 and set(page['images']['classes'])=={p.name for p in (path/'train').iterdir()}
+    assert page['accuracy']>=.7 and set(page['images']['classes'])=={p.name for p in (path/'train').iterdir()}
     (path/'test'/'broken.jpg').write_text('no picture')
     r = run('fastattn_visualize', '--data_folder', path/'test', '--out', tmp_path/'looked at', '--method', 'gradcam', cwd=tmp_path)
     assert r.returncode==1 and 'broken.jpg' in r.stdout and 'Traceback' not in r.stderr                # one is left out, and the status says so
