@@ -120,7 +120,6 @@ def _trouble(f):
             im.draft(im.mode, (32,32)) # a JPEG need not be decoded in full to be known as whole
             im.load()
             upright(im)
-    except Image.DecompressionBombError: return 'it has more pixels than Pillow opens'
     except Exception as e: return unreadable(e)
 
 def unreadable_files(

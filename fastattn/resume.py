@@ -70,7 +70,8 @@ def usual_phases(
     if not pretrained: return [Phase(epochs, lr)]
     return [Phase(1, slice(lr), True, dict(pct_start=.99)), Phase(epochs, slice(lr/200, lr/2), False, dict(pct_start=.3, div=5.))]
 
-def _lean(sd): return {k:v for k,v in sd.items() if k!='state'}
+def _restore_rng(learn, states):
+    for (restore,_),s in zip(rng_state(learn), states): restore(s)
 
 class Resumable(Callback):
     "Writes the state of a training after each epoch, and puts one back before the first"
@@ -86,7 +87,7 @@ class Resumable(Callback):
     def before_epoch(self):
         if self.epoch<self.start: self.recorder.log = L(self.rows[-self.start:][self.epoch]) # what it said then
         elif self.state is not None:
-            for (restore,_),s in zip(rng_state(self.learn), self.state['rng']): restore(s)
+            _restore_rng(self.learn, self.state['rng'])
             self.state = None
 
     def after_epoch(self):
@@ -105,7 +106,7 @@ def fit_resumable(
 )->list: # For each epoch: its number, losses and metrics
     "`fit_one_cycle` for each phase, written down after every epoch"
     about,fn = ifnone(about, {}),Path(fn)
-    state = _state_for(learn, fn, about) if resume else None
+    state = _state_for(fn, about) if resume else None
     rows = state['rows'] if state else []
     for i,p in enumerate(phases):
         learn.freeze() if p.frozen else learn.unfreeze()
@@ -113,12 +114,12 @@ def fit_resumable(
         mine,state = state,None
         if mine: _put_back(learn, mine)
         if mine and mine['epoch']>=p.epochs: # this phase was done, and the next not begun: only its random numbers count
-            for (restore,_),s in zip(rng_state(learn), mine['rng']): restore(s)
+            _restore_rng(learn, mine['rng'])
             continue
         learn.fit_one_cycle(p.epochs, p.lr, cbs=Resumable(fn, i, about, rows, mine), start_epoch=mine['epoch'] if mine else 0, **p.kwargs)
     return rows
 
-def _state_for(learn, fn, about):
+def _state_for(fn, about):
     if not fn.exists(): raise FileNotFoundError(f"There is no broken-off training to go on with ({str(fn)!r} is not there); start without --resume.")
     state = read_state(fn)
     for k,v in about.items():
@@ -128,8 +129,8 @@ def _state_for(learn, fn, about):
 def _short(v): s = repr(v); return s if len(s)<80 else s[:77]+'...'
 
 def _put_back(learn, state):
-    learn.create_opt() if learn.opt is None else None
+    if learn.opt is None: learn.create_opt()
     learn.model.load_state_dict(state['model'])
-    on = lambda s,p: {k:v.to(p.device) if isinstance(v, Tensor) else v for k,v in s.items()}
+    def _on(s, p): return {k:v.to(p.device) if isinstance(v, Tensor) else v for k,v in s.items()}
     opt = state['opt']
-    learn.opt.load_state_dict(dict(hypers=L(opt['hypers']), state=[on(s, p) for s,(p,*_) in zip(opt['state'], learn.opt.all_params())]))
+    learn.opt.load_state_dict(dict(hypers=L(opt['hypers']), state=[_on(s, p) for s,(p,*_) in zip(opt['state'], learn.opt.all_params())]))

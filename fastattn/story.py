@@ -13,6 +13,7 @@ from .heatmap import *
 from .layers import *
 from .pictures import *
 from .record import *
+from contextlib import nullcontext
 import dataclasses,io
 
 # %% ../nbs/12a_story.ipynb #377c4d33
@@ -128,10 +129,9 @@ def _steps(learn, model, xb, layer):
     cs = candidates(model, xb)
     c = next((c for c in cs if c.name==layer), None) or (None if soft else cs.auto)
     at = soft[-1] if soft else c.name
-    with torch.no_grad(), evaluating(model), undisturbed(learn), _passing(model, at) as seen: out = model(xb)
+    with torch.no_grad(), evaluating(model), undisturbed(learn), _passing(model, at) as seen, Trace(model, f'{at}.mask') if soft else nullcontext() as t: out = model(xb)
     if not soft: return out,{'features':(merged(c.grid.read(seen['after'])), 1)}
-    mask = model.get_submodule(at).mask
-    with torch.no_grad(): m = mask(seen['before']).as_subclass(Tensor)
+    mask,m = model.get_submodule(at).mask,t[f'{at}.mask'].as_subclass(Tensor)
     return out,{'features before':(merged(seen['before']), 1), 'mask':(m.mean(1) if mask.places else m[:,:,0,0], 1. if mask.activation=='sigmoid' else None), 'features after':(merged(seen['after']), 1)}
 
 # %% ../nbs/12a_story.ipynb #39fa2b01

@@ -94,7 +94,7 @@ def find_checkpoint(
 )->Path:
     "The folder of the model to look with"
     if checkpoint is not None: return Path(checkpoint)
-    try: return Path(json.loads(Path('.fastattn.json').read_text(encoding='utf-8'))['model'])
+    try: return Path(json.loads(Path(last_model).read_text(encoding='utf-8'))['model'])
     except (OSError,ValueError,KeyError,TypeError): pass
     if (Path('output/model')/page_file).exists(): return Path('output/model')
     raise FileNotFoundError("No model was trained from this folder yet; run `fastattn_train` first, or name a model's folder with --checkpoint.")
@@ -154,7 +154,7 @@ def _draw(learn, todo, root, out, made, bs):
         warnings.filterwarnings('ignore', message='.* maps of .* are empty')
         for fs in progress_bar([todo[i:i+bs] for i in range(0, len(todo), bs)], leave=False):
             for f,story in _tell_readable(learn, fs, bad, method=made['method'], target=made['target'], side=360, places=places):
-                notes = dict(made, file=os.fsencode(f.relative_to(root).as_posix()).decode('utf-8', 'replace'), mtime=f.stat().st_mtime_ns)
+                notes = dict(made, file=printable(f.relative_to(root).as_posix()), mtime=f.stat().st_mtime_ns)
                 try: save_strip(story, _strip_of(f, root, out), notes)
                 except OSError as e:
                     if e.errno!=errno.ENAMETOOLONG: raise
@@ -199,7 +199,7 @@ def run_visualize(
     bad = _draw(learn, todo, root, out, made, batch_size)
     secs,drawn = time.time()-start,len(todo)-len(bad)
     _refresh_sheet([s for f in files if os.path.exists(s := _strip_of(f, root, out))], out, f"{made['method']}, {learn.page['model']['arch']}, {shown_name(root.resolve())}")
-    for w in list(bad.values())[:20]: print('Left out: '+os.fsencode(w).decode('utf-8', 'replace'))
+    for w in list(bad.values())[:20]: print(f'Left out: {printable(w)}')
     if len(bad)>20: print(f'Left out: {len(bad)-20} more.')
     print(f"{drawn} drawn{f' ({drawn/secs:.1f} a second)' if drawn else ''}, {len(files)-len(todo)} there already. Look at {sheet_file} in {str(out)!r}.")
     return dict(drawn=drawn, kept=len(files)-len(todo), bad={f.relative_to(root).as_posix():w for f,w in bad.items()}, seconds=round(secs,2))
