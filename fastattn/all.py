@@ -11,6 +11,7 @@ from fastattn.evidence import *
 from fastattn.unet import *
 from fastattn.learner import *
 from fastattn.cams import *
+from fastattn.attribution import *
 from fastattn.attended import *
 from fastattn.capture import *
 from fastattn.tokens import *

@@ -35,7 +35,7 @@ class Probe:
         self.target = ifnone(target, Target())
         self.layers,self.grids = [n for n,_ in layers],[g for _,g in layers]
         self.idx = torch.arange(len(x), device=x.device)
-        self._outs = None
+        self._outs,self._fixed,self.notes = None,False,{} # `notes`: what a method reports besides its map, by name: one value for each image
 
     def _keep(self, i, module, args, out):
         t = main_tensor(out)
@@ -54,11 +54,12 @@ class Probe:
             stack.enter_context(torch.no_grad())
             for i,n in enumerate(self.layers): stack.callback(self.model.get_submodule(n).register_forward_hook(partial(self._keep, i)).remove)
             if self.trace is not None: stack.enter_context(self.trace)
-            self._out = self.model(self.x)
-            self._resolve()
+            self._fix(self.model(self.x))
             with torch.set_grad_enabled(self.grad): self._score = self.target(self._out, self.idx) if self.by_class else None
 
-    def _resolve(self):
+    def _fix(self, out):
+        "Classes and regions are those of this output, of the clean images"
+        self._out,self._fixed = out,True
         try: self.target.resolve(self._out, len(self.x))
         except ValueError:
             if self.by_class or self.target.target is not None: raise # else nothing is asked about: features will do
@@ -66,7 +67,7 @@ class Probe:
     @property
     def out(self):
         "What the model returned for the images"
-        self._run()
+        if not self._fixed: self._run()
         return self._out
 
     @property
@@ -111,8 +112,9 @@ class Probe:
         idx=None # Source image of each row, `(rows,)`; None means that rows are the probe's images
     )->Tensor: # `(rows,)`
         "The score of images, or of images whose features are edited; with a graph where gradients are enabled"
-        self._run() # classes and regions are those of the clean pass
         x,idx = ifnone(x, self.x),ifnone(idx, self.idx)
+        clean = not self._fixed and edit is None and self._begins(x) # then this pass is the clean one, too
+        if not clean and not self._fixed: self._run() # classes and regions are those of the clean pass
         with ExitStack() as stack:
             stack.enter_context(eagerly())
             if edit is not None:
@@ -121,7 +123,13 @@ class Probe:
                     t = main_tensor(out)
                     return _swap(out, g.write(edit(g.read(t)), t))
                 stack.callback(self.model.get_submodule(self.layers[0]).register_forward_hook(_edit).remove)
-            return self.target(self.model(x), idx)
+            out = self.model(x)
+            if clean: self._fix(map_tensors(lambda t: t[:len(self.x)].detach() if t.ndim else t.detach(), out))
+            return self.target(out, idx)
+
+    def _begins(self, x): # with the probe's own images?
+        n = len(self.x)
+        return x.shape[1:]==self.x.shape[1:] and len(x)>=n and (x is self.x or torch.equal(x[:n].detach(), self.x.detach()))
 
 def _swap(out, new):
     "`out` with its first tensor replaced by `new`"
@@ -138,6 +146,7 @@ class Explainer:
     by_class:bool=True # Does the map depend on the target?
     suits:callable=None # Function from a model to the strength (0 is never) with which `method='auto'` should take it
     layers:callable=None # Function from a model to the names of the layers it reads; None takes `explain`'s candidates
+    pixels:bool=False # Is it drawn in the input's own pixels, and reads no layer?
     trace:callable=None # Function `(model, x, layer)` that makes what watches the pass in place of layers: a context manager with `names`
     fits:callable=None # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
     demo:callable=None # Makes a small model and a batch for the contract tests
@@ -154,6 +163,7 @@ def explainer(
     by_class:bool=True, # Does the map depend on the target?
     suits=1, # Strength for `method='auto'`, a number or a function of the model; 0 is never by itself
     layers=None, # Function from a model to the names of the layers it reads; None leaves the choice to `explain`
+    pixels:bool=False, # Is it drawn in the input's own pixels, and reads no layer?
     trace=None, # Function `(model, x, layer)` that makes what watches the pass instead, such as an `AttentionTrace`; it becomes `p.attn`
     fits=None, # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
     demo=None, # Function that makes a small model and a batch to test it on; None is a small CNN
@@ -161,7 +171,7 @@ def explainer(
 ):
     "Register `f(p) -> (bs,gh,gw)` under its own name, so that `explain`, the contract tests and everything else find it"
     def _inner(f):
-        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, trace, fits, demo, why)
+        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, pixels, trace, fits, demo, why)
         return f
     return _inner
 
@@ -255,7 +265,7 @@ def _explain_pictures(ask, make, cls, model, x, target, size):
         h = ask(xb, target=[target[i] for i in ids] if per_image else target, size=None)
         on_pic = place(h.as_subclass(Tensor), placement(batch, wh), wh)
         if size is not None: on_pic = _resize(on_pic, size)
-        for j,i in enumerate(ids): res[i] = (on_pic[j], {**{k:getattr(h, k) for k in h._meta}, 'raw':h.raw[j], 'target':h[j].target, 'img':pics[i]})
+        for j,i in enumerate(ids): res[i] = (on_pic[j], {**{k:getattr(h, k) for k in h._meta}, 'raw':h.raw[j], 'target':h[j].target, 'img':pics[i], 'notes':h[j].notes})
     if size is None and len(groups)>1: return L(_join([r]) for r in res)
     return _join(res)
 
@@ -264,6 +274,7 @@ def _join(rs):
     meta = dict(rs[0][1])
     meta['raw'] = torch.stack([m['raw'] for _,m in rs]) if len({m['raw'].shape for _,m in rs})==1 else L(m['raw'] for _,m in rs)
     meta['target'] = L(m['target'] for _,m in rs)
+    meta['notes'] = {k:torch.stack([m['notes'][k] for _,m in rs]) for k in meta['notes']}
     meta['img'] = L(m['img'] for _,m in rs)
     return Heatmap(torch.stack([t for t,_ in rs]), **meta)
 
@@ -275,14 +286,15 @@ def _ask(model, learner, x, method, target, layer, size, **kwargs):
     if e.layers is not None: layer = _own_layers(e, model, layer)
     x = x.clone() if x.is_inference() else x
     trace = None if e.trace is None else e.trace(model, x, layer)
-    layers = cs.find(layer) if trace is None else []
+    if e.pixels and layer is not None: raise ValueError(f"{e.name!r} is drawn in the pixels of the input and reads no layer; leave `layer` out.")
+    layers = cs.find(layer) if trace is None and not e.pixels else []
     p = Probe(model, x, Target(target, vocab, regression=learner is not None and vocab is None), layers, e.grad, trace, e.by_class)
     raw = _fuse(e(p, **kwargs))
     if raw.ndim!=3 or len(raw)!=len(x): raise ValueError(f"The explainer {e.name!r} must return (bs,gh,gw) = ({len(x)},gh,gw); it returned {tuple(raw.shape)}.")
     p.out # resolves the target also for methods that do not ask about one
     raw = raw.detach().float()
     names = [n for n,_ in layers] if trace is None else trace.names
-    return Heatmap(_finish(raw, ifnone(size, tuple(x.shape[-2:])), e), raw=raw, method=e.name, layer=names[0] if len(names)==1 else tuple(names), target=p.target.names, signed=e.signed)
+    return Heatmap(_finish(raw, ifnone(size, tuple(x.shape[-2:])), e), raw=raw, method=e.name, layer=names[0] if len(names)==1 else tuple(names) or None, target=p.target.names, signed=e.signed, notes=p.notes)
 
 def _own_layers(e, model, layer):
     "Those layers that the method reads by itself, or of these the ones that the user means"

@@ -99,6 +99,7 @@ class Layers(list):
     ):
         super().__init__(items)
         self.every,self.out,self.attns,self.shapes,self.names,self.patches_read = every or {},out,attns,shapes,list(names),patches_read
+        self.held = 0 # bytes of all that the modules put out for one image: about what a pass with a graph keeps
 
     def __repr__(self):
         try: pick = self.auto().name
@@ -185,12 +186,14 @@ def candidates(
     return cached[1]
 
 def _scan(model, x):
-    size,clock,starts,ends,last = tuple(x.shape[-2:]),itertools.count(),{},[],[None]
+    size,clock,starts,ends,last,held = tuple(x.shape[-2:]),itertools.count(),{},[],[None],[0]
     def _pre(n, m, args): starts[n] = next(clock)
     def _post(n, m, args, out):
         t = main_tensor(out)
-        if t is None or not t.is_floating_point() or len(t)!=len(x): return
+        if t is None or not t.is_floating_point(): return
         same = t is last[0] # a container hands on what its last child put out
+        if not same: held[0] += t.nbytes
+        if t.ndim==0 or len(t)!=len(x): return
         ends.append((n, m, tuple(t.shape), starts[n], next(clock), same))
         last[0] = t
     with ExitStack() as stack, evaluating(model), torch.no_grad():
@@ -200,6 +203,7 @@ def _scan(model, x):
         stack.enter_context(eagerly())
         out = main_tensor(model(x))
     res = _collect(model, ends, starts, size, out)
+    res.held = held[0]
     last = res.features()[-1:]
     if last and last[0].grid.kind=='tokens' and res.attns and res.out is None:
         g = last[0].grid

@@ -32,9 +32,9 @@ def to_picture(
 
 # %% ../nbs/00c_heatmap.ipynb #49ba130f
 class Heatmap(TensorBase):
-    "Maps `(bs,h,w)`, or one `(h,w)`, that know their `raw` values, `method`, `layer`, `target` and picture (`img`), and show themselves over it"
-    _meta,_per_image = ('raw','method','layer','target','img','signed'),('raw','target','img')
-    raw=method=layer=target=img=None
+    "Maps `(bs,h,w)`, or one `(h,w)`, that know their `raw` values, `method`, `layer`, `target` and picture (`img`), and show themselves over it; `notes` is what the method reports besides"
+    _meta,_per_image = ('raw','method','layer','target','img','signed','notes'),('raw','target','img','notes')
+    raw=method=layer=target=img=notes=None
     signed=False
 
     @classmethod
@@ -68,6 +68,7 @@ class Heatmap(TensorBase):
         return f'Heatmap{tuple(self.shape)}{about}'
 
 def _pick(o, i):
+    if isinstance(o, dict): return {k:_pick(v, i) for k,v in o.items()}
     if isinstance(o, Tensor): return o[i]
     if isinstance(i, Tensor): i = i.tolist()
     if isinstance(i, (list,np.ndarray)): return L(o)[list(i)]
@@ -82,6 +83,14 @@ def as_cmap(
     try: return plt.get_cmap(name)
     except ValueError: raise ValueError(f"No colour map is called {name!r}; close names: {close_names(name, list(plt.colormaps()))}.") from None
 
+def _blurred(m, radius):
+    "Gaussian blur of an array `(h,w)`, in its own units"
+    if radius<=0: return m
+    k = math.ceil(3*radius)
+    g = torch.exp(-torch.arange(-k, k+1, dtype=torch.float64)**2/(2*radius**2))
+    t = F.pad(tensor(m)[None,None].double(), (k,k,k,k), mode='replicate')
+    return to_np(F.conv2d(F.conv2d(t, (g/g.sum())[None,None,None]), (g/g.sum())[None,None,:,None])[0,0].float())
+
 @patch
 def overlay(self:Heatmap,
     img=None, # The picture: PIL, array, or tensor `(c,h,w)`; None takes the one that the map knows
@@ -94,7 +103,9 @@ def overlay(self:Heatmap,
     h = self._one('overlay')
     img = ifnone(img, h.img)
     m = to_np(h.as_subclass(Tensor).detach().float())
-    if clip<100: m = m/max(np.percentile(abs(m), clip), 1e-12)
+    if clip<100: # blurred before it is scaled: what is fine-grained, and of both signs, would fade away
+        m,blur = _blurred(m, blur*max(m.shape)/max(to_picture(img).size) if img is not None else blur),0
+        m = m/max(np.percentile(abs(m), clip), 1e-12)
     if h.signed: m = (np.clip(m,-1,1)+1)/2
     m = Image.fromarray(np.clip(m,0,1).astype(np.float32))
     base = to_picture(img) if img is not None else Image.new('RGB', m.size)

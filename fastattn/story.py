@@ -127,7 +127,7 @@ def _steps(learn, model, xb, layer):
     "What the model returns, and the steps at its soft attention (without any: the features at `layer`) as title -> (maps or weights of channels, value drawn brightest)"
     soft = [n for n,m in model.named_modules() if isinstance(m, SoftAttention)]
     cs = candidates(model, xb)
-    c = next((c for c in cs if c.name==layer), None) or (None if soft else cs.auto)
+    c = next((c for c in cs if c.name==layer), None) or (None if soft else cs.auto())
     at = soft[-1] if soft else c.name
     with torch.no_grad(), evaluating(model), undisturbed(learn), _passing(model, at) as seen, Trace(model, f'{at}.mask') if soft else nullcontext() as t: out = model(xb)
     if not soft: return out,{'features':(merged(c.grid.read(seen['after'])), 1)}

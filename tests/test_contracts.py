@@ -87,7 +87,7 @@ def test_input_types(name):
     m,x = case(name)
     ref = explain(m, x, name)
     close(explain(m, TensorImage(x), name), ref, 0)
-    close(explain(m, x.to(memory_format=torch.channels_last), name), ref)
+    close(explain(m, x.to(memory_format=torch.channels_last), name), ref, 1e-4) # other kernels round otherwise
     with torch.inference_mode(): close(explain(m, x.clone(), name), ref)
     with torch.no_grad(): close(explain(m, x, name), ref, 0)
     close(explain(m, x.clone().requires_grad_(), name), ref, 0)
