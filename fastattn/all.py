@@ -12,6 +12,7 @@ from fastattn.unet import *
 from fastattn.learner import *
 from fastattn.cams import *
 from fastattn.attribution import *
+from fastattn.features import *
 from fastattn.attended import *
 from fastattn.capture import *
 from fastattn.tokens import *

@@ -11,6 +11,7 @@ from fastai.vision.all import *
 from .core import *
 from .batches import *
 from .rules import *
+import copy
 
 # %% ../nbs/08_attribution.ipynb #91b726b4
 def _captum(name):
@@ -130,18 +131,28 @@ def _signed_sum(p, a):
     p.notes['difference'] = a[:,-1,0,0].cpu()
     return a[:,:-2].sum(1)
 
+def _in_full(p):
+    "The same question to the model in float32: quotients of small differences get lost in half precision"
+    if p.x.dtype not in (torch.float16,torch.bfloat16): return p
+    p.out # what is asked about stays what the model itself says
+    res = Probe(copy.deepcopy(p.model).float(), p.x.float(), p.target, by_class=p.by_class)
+    res._fixed = True
+    return res
+
 @explainer(pixels=True, signed=True, suits=.1)
 def deeplift(p,
     baseline=0., # Picture to compare with: a number, or `(c,h,w)` as the model takes it
     max_bytes=None # What a pass may take; None is 1 GB
 ):
     "DeepLIFT (Shrikumar et al. 2017, eq. 1 and the rescale rule of section 3.5), summed over the channels; `notes['delta']` is what the map misses of the difference of the scores"
+    p,asked = _in_full(p),p
     sep = Separated(p.model, p.x)
     def _part(x, idx, rows):
         m,b = _Through(p, sep),_like(baseline, x, idx)
         a = _quietly(_captum('DeepLift')(m).attribute, x, b, additional_forward_args=idx)
         return _with_delta(a, m.scores.float().view(2,-1))
-    res = _signed_sum(p, _attributed(p, _part, max_bytes))
+    with torch.autocast(p.x.device.type, enabled=False): res = _signed_sum(asked, _attributed(p, _part, max_bytes))
+    p = asked
     if sep.missing: warn(_no_rule(sep.missing), stacklevel=5)
     elif (off := float((p.notes['delta'].abs()/p.notes['difference'].abs().clamp(min=1e-6)).max()))>.05:
         warn(f"DeepLIFT misses up to {off:.0%} of the difference of the scores (see `notes['delta']`); its rule for overlapping max pooling holds for an even `baseline`.", stacklevel=5)

@@ -134,7 +134,7 @@ _demo_version = 1 # of the training: to be raised with every change that gives o
 
 def demo_learner(
     seed:int=42, # Of the network: how it begins, and in which order it sees the pictures
-    n:int=2000, # Number of images, a fifth of them for validation
+    n:int=3000, # Number of images, a fifth of them for validation
     epochs:int=12, # To train for
     base:str|Path=None # Folder to keep the set and the weights in, fastai's data folder by default
 )->Learner:

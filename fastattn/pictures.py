@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['upright', 'Photo', 'open_picture', 'unreadable', 'printable', 'shown_name', 'is_picture', 'image_class', 'batcher',
-           'placement', 'place', 'one_picture']
+           'placement', 'place', 'one_picture', 'refuse_overwrite', 'write_gif']
 
 # %% ../nbs/00d_pictures.ipynb #8dfc5f99
 from fastai.vision.all import *
@@ -191,3 +191,25 @@ def one_picture(
     xb = x[None] if x.ndim==3 else x
     shown = learn.dls.valid.after_batch.decode((TensorImage(xb.detach().cpu()),))[0][0] if learn is not None else xb[0]
     return xb,to_picture(shown),None
+
+# %% ../nbs/00d_pictures.ipynb #b61cafa6
+def refuse_overwrite(path, overwrite):
+    "What exists stays, unless asked otherwise"
+    if Path(path).exists() and not overwrite: raise FileExistsError(f"{str(path)!r} exists; pass `overwrite=True` to replace it.")
+    return Path(path)
+
+def write_gif(
+    frames, # PIL images of one size
+    path, # Where to write it; its folder is made if need be
+    fps:float=5, # Frames per second; the last one stays for two seconds
+    overwrite:bool=False # Replace a file that exists?
+)->Path:
+    "An animation, there whole or not at all"
+    path = refuse_overwrite(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f'.{path.name}.part')
+    try:
+        frames[0].save(tmp, format='GIF', save_all=True, append_images=frames[1:], duration=[int(1000/fps)]*(len(frames)-1)+[2000], loop=0)
+        os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)
+    return path

@@ -45,3 +45,17 @@ def test_gradcam_is_cam_on_average_pooling():
         want = torch.einsum('nchw,c->nhw', a, model.fc.weight[4])
     torch.testing.assert_close(explain(model, x, 'gradcam', target=4).raw, want.relu()/12, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(explain(model, x, 'cam', target=4).raw, want, atol=1e-5, rtol=1e-5)
+
+@pytest.mark.parametrize('arch', ['resnet18','vgg11'])
+def test_deeplift_adds_up(arch):
+    "The contributions sum to the difference of the scores, whatever ReLUs do in place or twice"
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, arch)(num_classes=10).double().eval()
+    for m in model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d): m.running_mean.normal_(0, .3); m.bias.data.normal_(0, .3)
+    x = torch.randn(2,3,64,64).double()
+    h = explain(model, x, 'deeplift')
+    scores = model(x).max(1)
+    zero = model(x*0)[[0,1],scores.indices]
+    torch.testing.assert_close(h.raw.sum((1,2)).double(), scores.values-zero, atol=1e-3, rtol=0)
+    assert h.notes['delta'].abs().max()<1e-3
