@@ -91,7 +91,7 @@ def sanity_check(
             done,now = cut,_maps(bar)
             res[names[cut-1]] = {m:rank_correlation(ref[m], now[m]).mean().item() for m in methods}
     df = pd.DataFrame(res)
-    df['mean'] = df.iloc[:,:-1].mean(1)
+    df['mean'] = df.iloc[:,:-1].mean(axis=1)
     df['passes'] = df['mean']<limit
     return df
 
