@@ -35,13 +35,20 @@ def _attributed(p, f, max_bytes=None):
     def _part(ids, rows): return f(p.x[ids].detach().requires_grad_(), p.idx[ids], rows).detach().float()
     return torch.cat(in_portions(_part, n, rows))
 
-def _like(baseline, x, idx):
-    "The picture to compare with, for each of `x`"
-    if not isinstance(baseline, Tensor): return torch.full_like(x, baseline, requires_grad=False)
-    b = baseline.as_subclass(Tensor).to(x)
-    if b.ndim==4 and len(b)>1: b = b[idx.to(b.device)] if len(b)>int(idx.max()) else b
+def _like(baseline, x, idx, n):
+    "The picture to compare with, for each of `x`, which are some of `n` images"
+    if isinstance(baseline, (int,float)): return torch.full_like(x, baseline, requires_grad=False)
+    wrong = f"`baseline` must be a number or a picture {tuple(x.shape[1:])} as the model takes it, one for all or one for each image"
+    if not isinstance(baseline, (Tensor,ndarray)): raise ValueError(f"{wrong}; it is {baseline!r}.")
+    b = torch.as_tensor(baseline).as_subclass(Tensor).to(x)
+    if b.ndim==4 and len(b)==n>1: b = b[idx.to(b.device)]
     try: return b.expand_as(x).detach()
-    except RuntimeError: raise ValueError(f"`baseline` must be a number or a picture {tuple(x.shape[1:])} as the model takes it; its shape is {tuple(baseline.shape)}.") from None
+    except RuntimeError: raise ValueError(f"{wrong}; its shape is {tuple(b.shape)}.") from None
+
+def _at_least(least, **kwargs):
+    "Numbers of things, checked"
+    for k,v in kwargs.items():
+        if not isinstance(v, (int,np.integer)) or isinstance(v, bool) or v<least: raise ValueError(f"`{k}` must be a whole number, at least {least}; it is {v!r}.")
 
 # %% ../nbs/08_attribution.ipynb #5ca1c6bc
 @explainer(pixels=True, suits=.1)
@@ -62,6 +69,8 @@ def smoothgrad(p,
     max_bytes=None # What a pass may take; None is 1 GB
 ):
     "SmoothGrad (Smilkov et al. 2017, section 3): the mean gradient over noisy copies, the largest absolute value over the channels"
+    _at_least(1, samples=samples)
+    if not noise>0: raise ValueError(f"`noise` must be above zero (it is a share of the image's range); it is {noise!r}.")
     tunnel = _captum('NoiseTunnel')(_captum('Saliency')(_score(p)))
     p.out
     def _one(x, idx, rows):
@@ -86,9 +95,10 @@ class _Through(nn.Module):
 @explainer(pixels=True, suits=lambda m: .1 if _relus(m) else 0)
 def guided_backprop(p, max_bytes=None):
     "Guided backpropagation (Springenberg et al. 2015, section 3.4), the largest absolute value over the channels"
-    sep = Separated(p.model, p.x, relus)
-    if not len(sep.calls): raise ValueError("Guided backpropagation changes the way back through ReLUs, and this model calls none; 'saliency' does without.")
-    return _attributed(p, lambda x, idx, rows: _quietly(_captum('GuidedBackprop')(_Through(p, sep)).attribute, x, additional_forward_args=idx), max_bytes).abs().amax(1)
+    def _ask(sep):
+        if not len(sep.calls): raise ValueError("Guided backpropagation changes the way back through ReLUs, and this model calls none; 'saliency' does without.")
+        return _attributed(p, lambda x, idx, rows: _quietly(_captum('GuidedBackprop')(_Through(p, sep)).attribute, x, additional_forward_args=idx), max_bytes).abs().amax(1)
+    return with_rules(_ask, p.model, p.x, relus)
 
 def _quietly(f, *args, **kwargs):
     with warnings.catch_warnings():
@@ -104,9 +114,10 @@ def integrated_gradients(p,
     max_bytes=None # What a pass may take; None is 1 GB
 ):
     "Integrated gradients (Sundararajan et al. 2017, eq. 1), Gauss-Legendre, summed over the channels; `notes['delta']` is what the map misses of the difference of the scores (their completeness axiom)"
+    _at_least(1, steps=steps)
     ig = _captum('IntegratedGradients')(_score(p))
     def _part(x, idx, rows):
-        b = _like(baseline, x, idx)
+        b = _like(baseline, x, idx, len(p.x))
         with torch.no_grad(): diff = _score(p)(torch.cat([x,b]), torch.cat([idx,idx])).float().view(2,-1)
         def _go(n, k): return _with_delta(ig.attribute(x[k].detach().requires_grad_(), b[k], n_steps=n, internal_batch_size=max(rows, len(k)), additional_forward_args=idx[k]), diff[:,k])
         n,todo = steps,torch.arange(len(x))
@@ -145,17 +156,16 @@ def deeplift(p,
     max_bytes=None # What a pass may take; None is 1 GB
 ):
     "DeepLIFT (Shrikumar et al. 2017, eq. 1 and the rescale rule of section 3.5), summed over the channels; `notes['delta']` is what the map misses of the difference of the scores"
-    p,asked = _in_full(p),p
-    sep = Separated(p.model, p.x)
-    def _part(x, idx, rows):
-        m,b = _Through(p, sep),_like(baseline, x, idx)
-        a = _quietly(_captum('DeepLift')(m).attribute, x, b, additional_forward_args=idx)
-        return _with_delta(a, m.scores.float().view(2,-1))
-    with torch.autocast(p.x.device.type, enabled=False): res = _signed_sum(asked, _attributed(p, _part, max_bytes))
-    p = asked
-    if sep.missing: warn(_no_rule(sep.missing), stacklevel=5)
-    elif (off := float((p.notes['delta'].abs()/p.notes['difference'].abs().clamp(min=1e-6)).max()))>.05:
-        warn(f"DeepLIFT misses up to {off:.0%} of the difference of the scores (see `notes['delta']`); its rule for overlapping max pooling holds for an even `baseline`.", stacklevel=5)
+    full = _in_full(p)
+    def _ask(sep):
+        def _part(x, idx, rows):
+            m,b = _Through(full, sep),_like(baseline, x, idx, len(p.x))
+            a = _quietly(_captum('DeepLift')(m).attribute, x, b, additional_forward_args=idx)
+            return _with_delta(a, m.scores.float().view(2,-1))
+        return _signed_sum(p, _attributed(full, _part, max_bytes)),sep.missing
+    with torch.autocast(p.x.device.type, enabled=False): res,missing = with_rules(_ask, full.model, full.x)
+    if missing: warn(_no_rule(missing), stacklevel=5)
+    elif bool((p.notes['delta'].abs()>.05*p.notes['difference'].abs()+1e-3).any()): warn("DeepLIFT's map does not add up to the difference of the scores (see `notes['delta']`): the model does something that has no rule and was not seen, such as an autograd function of its own.", stacklevel=5)
     return res
 
 def _no_rule(missing):
@@ -175,13 +185,14 @@ def occlusion(p,
     c,h,w = p.x.shape[1:]
     window = ifnone(window, max(1, min(h,w)//8))
     stride = ifnone(stride, max(1, window//2))
-    if not (1<=window<=min(h,w) and 1<=stride<=window): raise ValueError(f"`window` must lie between 1 and {min(h,w)} (the image is {h} x {w}) and `stride` between 1 and `window`; they are {window} and {stride}.")
+    _at_least(1, window=window, stride=stride)
+    if not (window<=min(h,w) and stride<=window): raise ValueError(f"`window` must lie between 1 and {min(h,w)} (the image is {h} x {w}) and `stride` between 1 and `window`; they are {window} and {stride}.")
     with Bar((math.ceil((h-window)/stride)+1)*(math.ceil((w-window)/stride)+1)*len(p.x)) as bar:
         def _f(x, idx):
             bar.step(len(x))
             return _score(p)(x, idx)
         def _part(x, idx, rows):
-            return _captum('Occlusion')(_f).attribute(x.detach(), (c,window,window), (c,stride,stride), _like(baseline, x, idx).detach(), additional_forward_args=idx, perturbations_per_eval=max(1, rows//len(x)))
+            return _captum('Occlusion')(_f).attribute(x.detach(), (c,window,window), (c,stride,stride), _like(baseline, x, idx, len(p.x)).detach(), additional_forward_args=idx, perturbations_per_eval=max(1, rows//len(x)))
         return _attributed(p, _part, max_bytes).mean(1) # every channel holds the same
 
 @explainer(pixels=True, signed=True, suits=.1)
@@ -195,19 +206,19 @@ def rise(p,
     "RISE (Petsiuk et al. 2018, eq. 6): mean of random masks weighted by the score of what they show; the mean score is taken off first, so that neither it nor the masks' mean shows"
     p.out
     if not 0<keep<1: raise ValueError(f"`keep` is the chance that a cell is to be seen, between 0 and 1; it is {keep}.")
+    _at_least(1, masks=masks, cells=cells)
     (h,w),g = p.x.shape[-2:],torch.Generator().manual_seed(seed)
-    def _masks(k):
-        ch,cw = math.ceil(h/cells),math.ceil(w/cells) # a cell; the grid has one more, and is shifted by less than one
-        m = (torch.rand(k,1,cells+1,cells+1, generator=g)<keep).float()
-        m = F.interpolate(m, size=((cells+1)*ch,(cells+1)*cw), mode='bilinear', align_corners=False)
-        dy,dx = (torch.randint(0, o, (k,), generator=g).tolist() for o in (ch,cw))
-        return torch.stack([o[:,a:a+h,b:b+w] for o,a,b in zip(m, dy, dx)]).to(p.x)
+    ch,cw = math.ceil(h/cells),math.ceil(w/cells) # a cell; the grid has one more, and is shifted by less than one
+    grids = (torch.rand(masks,1,cells+1,cells+1, generator=g)<keep).float()
+    dy,dx = (torch.randint(0, o, (masks,), generator=g).tolist() for o in (ch,cw))
+    def _masks(i, j):
+        m = F.interpolate(grids[i:j], size=((cells+1)*ch,(cells+1)*cw), mode='bilinear', align_corners=False)
+        return torch.stack([o[:,a:a+h,b:b+w] for o,a,b in zip(m, dy[i:j], dx[i:j])]).to(p.x)
     with Bar(masks*len(p.x)) as bar:
         def _part(x, idx, rows):
-            g.manual_seed(seed)
             n,sums,k = len(x),0,max(1, rows//len(x))
             for i in range(0, masks, k):
-                m = _masks(min(k, masks-i))
+                m = _masks(i, min(i+k, masks))
                 with torch.no_grad(): s = p.score((x.detach()[None]*m[:,None]).flatten(0,1), idx=idx.repeat(len(m))).float().view(len(m),n)
                 with torch.autocast(x.device.type, enabled=False): sums = sums + torch.stack([torch.einsum('kn,khw->nhw', s, m[:,0].float()), s.sum(0)[:,None,None].expand(-1,h,w), m[:,0].float().sum(0).expand(n,-1,-1)], 1)
                 bar.step(len(m)*n)

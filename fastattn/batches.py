@@ -19,6 +19,7 @@ def rows_at_once(
     max_bytes:int=None # What a pass may take; None is `byte_budget`, 1 GB
 )->int: # At least 1
     "How many images go through `model` at once, with gradients, without taking more than `max_bytes`"
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, (int,float)) or max_bytes<=0): raise ValueError(f"`max_bytes` is a number of bytes, such as 2**30; it is {max_bytes!r}.")
     one = candidates(model, x).held + x[0].nbytes
     return max(1, int(ifnone(max_bytes, byte_budget)//(2*one))) # twice: gradients, and what is worked out between modules
 

@@ -11,6 +11,7 @@ from .record import *
 from .core import *
 from .grids import *
 from .heatmap import *
+from .pictures import *
 from .tokens import *
 from .heads import *
 from PIL import ImageDraw,ImageFont

@@ -67,12 +67,18 @@ def total_variation(x:Tensor): # `(n,c,h,w)` -> `(n,)`
     return ((x[...,1:]-x[...,:-1])**2).mean((1,2,3)) + ((x[...,1:,:]-x[...,:-1,:])**2).mean((1,2,3))
 
 # %% ../nbs/09e_dream.ipynb #28710fab
-def _class_score(out, idx, objective):
-    z = out[torch.arange(len(idx)),idx]
-    if objective=='logit' or out.shape[1]==1: return z
+def _class_score(target, out, rows, objective):
+    "The score of each row's class, or its log-odds; `'sigmoid'` says that classes do not exclude each other, so that a score is its log-odds"
+    z,out = target(out, rows),model_output(out).as_subclass(Tensor)
+    if objective!='probability' or out.shape[1]==1: return z
     others = out.clone()
-    others[torch.arange(len(idx)),idx] = -torch.inf
+    others[torch.arange(len(rows)),target.idx.to(out.device)[rows]] = -torch.inf
     return z-others.logsumexp(1)
+
+def _apart(learn):
+    "Is every class of the learner a question of its own (multi-label)?"
+    loss = getattr(learn, 'loss_func', None)
+    return isinstance(getattr(loss, 'func', loss), nn.BCEWithLogitsLoss)
 
 def _part_score(f, t):
     "Score of features `(n,c,h,w)` (or `(n,c)`): of a channel, of a neuron `(channel,row,column)`, or of the whole layer (DeepDream)"
@@ -151,7 +157,7 @@ class Dreams:
 
 # %% ../nbs/09e_dream.ipynb #6c1cc8b0
 def _what(learn, model, target, layer, xb, known):
-    "What is asked for: indices or parts, their names, and the layer with its `Grid`"
+    "What is asked for: a `Target` or parts of a layer, their names, and the layer with its `Grid`"
     names = class_names(learn) if isinstance(learn, Learner) else known
     ts = list(target) if isinstance(target, (list,L,range,ndarray,Tensor)) else [target]
     if not ts: raise ValueError("No target was given.")
@@ -168,8 +174,9 @@ def _what(learn, model, target, layer, xb, known):
     out = model_output(quietly(model, xb))
     if out.ndim!=2: raise ValueError(f"The model's output has the shape {tuple(out.shape)}, which is not one score for each class: say with `layer` what shall grow.")
     if any(t is None for t in ts): raise ValueError("Say which class: a name, a number, or a list of them; or give `layer`.")
-    idx = [class_index(o, names, out.shape[1]) for o in ts]
-    return idx,[str(names[i]) if names is not None and i<len(names) else str(i) for i in idx],None,None
+    t = Target([o.item() if isinstance(o, Tensor) else o for o in ts], names)
+    t.resolve(out.expand(len(ts), -1), len(ts))
+    return t,[str(o) for o in t.names],None,None
 
 def _check_part(t, shape, layer):
     "Is there such a channel or neuron in a layer of this shape?"
@@ -181,9 +188,13 @@ def _check_part(t, shape, layer):
 def _begin(learn, start, n, shape, prep, mean, std):
     "The pictures to begin with in 0..1, or None for noise"
     if isinstance(start, str) and start=='noise': return None
+    if isinstance(start, str) and not Path(start).exists(): raise FileNotFoundError(f"`start` is 'noise', a picture, or a tensor {shape} as the model takes it; there is no file {start!r}.")
     learner = learn if isinstance(learn, Learner) else None
-    if isinstance(start, (int,np.integer)): start = learner.dls.valid_ds.items[int(start)] if learner is not None else start
-    if is_picture(start):
+    if isinstance(start, (int,np.integer)) and learner is not None:
+        k = len(learner.dls.valid_ds.items)
+        if not -k<=start<k: raise ValueError(f"There is no validation item {start}; there are {k}.")
+        start = learner.dls.valid_ds.items[int(start)]
+    if is_picture(start) and not isinstance(start, (list,tuple,L)):
         im = open_picture(start, image_class(learner))
         s = max(shape[2]/im.size[0], shape[1]/im.size[1])
         im = im.resize([max(1, round(o*s)) for o in im.size], Image.Resampling.LANCZOS)
@@ -217,19 +228,22 @@ def visualize_class(
     "Pictures that the network is most sure of (Olah et al. 2017), all of them in one batch, each independent of the others"
     if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}.")
     if objective not in ('logit','probability'): raise ValueError(f"`objective` is 'logit' or 'probability', not {objective!r}.")
-    if steps<1: raise ValueError(f"`steps` must be at least 1; it is {steps}.")
+    for k,v in dict(steps=steps, views=views, frames=frames).items():
+        if v<1: raise ValueError(f"`{k}` must be at least 1; it is {v}.")
+    if size is not None and min(L(size))<1: raise ValueError(f"`size` is height and width in pixels, at least 1; it is {size}.")
     model = unwrap(learn.model if isinstance(learn, Learner) else learn)
     p = next((o for o in model.parameters() if o.is_floating_point()), torch.zeros(1))
     if p.dtype!=torch.float32: model = copy.deepcopy(model).float() # gradients of pixels vanish in half precision
     learner = learn if isinstance(learn, Learner) else None
     with torch.inference_mode(False), evaluating(model), undisturbed(learner), eagerly():
         (mean,std),shape = picture_stats(learn, prep, stats),_input_shape(learn, model, size)
-        ts,said,at,grid = _what(learn, model, target, layer, torch.zeros(1, *shape, device=p.device), names)
-        begin,(m,s) = _begin(learn, start, len(ts), shape, prep, mean, std),(o.to(p.device) for o in (mean,std))
-        waves = None if adversarial else Waves(len(ts), shape[1:], shape[0], decay, seed, begin, p.device)
-        if adversarial: pixels = (torch.full((len(ts),*shape), .5)+.02*torch.randn(1,*shape, generator=torch.Generator().manual_seed(seed)) if begin is None else begin.clone()).to(p.device).requires_grad_()
+        asked,said,at,grid = _what(learn, model, target, layer, torch.zeros(1, *shape, device=p.device), names)
+        n,objective = len(said),'sigmoid' if objective=='probability' and _apart(learn) else objective
+        begin,(m,s) = _begin(learn, start, n, shape, prep, mean, std),(o.to(p.device) for o in (mean,std))
+        waves = None if adversarial else Waves(n, shape[1:], shape[0], decay, seed, begin, p.device)
+        if adversarial: pixels = (torch.full((n,*shape), .5)+.02*torch.randn(1,*shape, generator=torch.Generator().manual_seed(seed)) if begin is None else begin.clone()).to(p.device).requires_grad_()
         see = noop if adversarial else partial(ifnone(disturb, Views()), g=torch.Generator().manual_seed(seed))
-        ask = _asking(model, ts, at, grid, objective, 1 if adversarial else views)
+        ask = _asking(model, asked, n, at, grid, objective, 1 if adversarial else views)
         opt = torch.optim.Adam([pixels if adversarial else waves.coefs], lr=lr)
         scores,kept,when = [],[],set(np.linspace(0, steps-1, min(frames, steps)).round().astype(int).tolist())
         with Bar(steps) as bar, torch.enable_grad():
@@ -249,22 +263,22 @@ def visualize_class(
         kept.append(_images(x))
         x = (x-m)/s
         probs = None
-        if at is None:
-            out = model_output(quietly(model, x)).as_subclass(Tensor)
-            probs = (out.softmax(1) if out.shape[1]>1 else out.sigmoid())[torch.arange(len(ts)),ts].cpu()
+        out = model_output(quietly(model, x)).as_subclass(Tensor) if at is None else None
+        if at is None and (asked.vocab is not None or (learner is None and out.shape[1]>1)): # a quantity has no probability
+            z = asked(out, torch.arange(n))
+            probs = (z.sigmoid() if out.shape[1]==1 or objective=='sigmoid' or _apart(learn) else out.softmax(1)[torch.arange(n),asked.idx]).cpu()
     return Dreams(kept[-1], said, x.cpu(), torch.stack(scores), probs, kept)
 
 def _images(x): return [to_picture(o.clamp(0,1)) for o in x.detach().cpu()]
 
-def _asking(model, ts, at, grid, objective, views):
-    "Function from disturbed pictures, `views` times as many as there are targets, to the mean score for each target"
-    n = len(ts)
+def _asking(model, asked, n, at, grid, objective, views):
+    "Function from disturbed pictures, `views` times as many as the `n` that are asked for, to the mean score of each"
     def _f(x):
-        if at is None: return _class_score(model_output(model(x)).as_subclass(Tensor), tensor(ts*views, device=x.device), objective).view(views, n).mean(0)
+        if at is None: return _class_score(asked, model(x), torch.arange(n).repeat(views), objective).view(views, n).mean(0)
         with Trace(model, at) as t: model(x)
         f = main_tensor(t[at][-1] if isinstance(t[at], list) else t[at]).as_subclass(Tensor)
         f = f if grid is None else grid.read(f)
-        res = torch.stack([_part_score(f[i::n], o).mean() for i,o in enumerate(ts)])
+        res = torch.stack([_part_score(f[i::n], o).mean() for i,o in enumerate(asked)])
         if not res.requires_grad: raise RuntimeError(f"No gradient reaches the picture from layer {at!r} (a `no_grad` or `detach` inside the model).")
         return res
     return _f

@@ -35,6 +35,7 @@ def filters_of(
     large = [n for n,w in every.items() if max(w.shape[2:])>1]
     if not large: raise ValueError(f"{type(model).__name__} has no convolution with filters larger than one pixel: there is no shape to draw.")
     if layer is None: return large[0],every[large[0]]
+    if not isinstance(layer, str): raise TypeError(f"`layer` is the name of a convolution, or a glob, not {layer!r}.")
     names = match_modules(model, layer)
     good = [n for n in names if n in large]
     if not good:
@@ -81,6 +82,7 @@ def plot_features(
 )->plt.Figure:
     "What the channels of a layer answer to what they are shown of a picture, the strongest first; above each its number and its largest value"
     model,learner = _model(learn),learn if isinstance(learn, Learner) else None
+    if n<1: raise ValueError(f"`n` is how many channels to show, at least 1; it is {n}.")
     with undisturbed(learner): xb,pic,where = one_picture(img, learner, prep)
     xb = as_batch(xb, model)
     found = candidates(model, xb).find(layer)

@@ -8,7 +8,6 @@ __all__ = ['Grid', 'grid_of', 'main_tensor', 'Candidate', 'Layers', 'tokens_read
 # %% ../nbs/00b_grids.ipynb #060f3583
 from fastai.basics import *
 from .record import *
-from weakref import WeakKeyDictionary
 from contextlib import ExitStack
 import dataclasses,itertools
 
@@ -115,7 +114,7 @@ class Layers(list):
     def auto(self)->Candidate:
         "The layer to look at when nobody says which"
         res = self.features()
-        if not res: raise ValueError(f"This model has no spatial features to draw a map from: {self._why()}.")
+        if not res: raise ValueError(f"This model has no spatial features to draw a map from: {self._why()}. Attributions of pixels, such as 'saliency', need none.")
         if self.out is not None:                                    # the answer is itself a picture: the deepest features
             return [c for c in res if c.grid.h*c.grid.w == min(o.grid.h*o.grid.w for o in res)][-1]
         if res[-1].grid.kind != 'tokens' or not self.attns or self.patches_read: return res[-1]
@@ -168,7 +167,7 @@ def tokens_read(
     return None if g is None else g[0].abs().sum(-1)>0
 
 # %% ../nbs/00b_grids.ipynb #9989e04a
-_known = WeakKeyDictionary()
+_known = Remembered()
 
 def _is_attention(m): return any(o in type(m).__name__.lower() for o in ('attn','attention')) or isinstance(m, nn.MultiheadAttention)
 
@@ -178,12 +177,7 @@ def candidates(
 )->Layers: # Prints as a table
     "The layers of `model` that a heatmap can be drawn from, in the order in which they run; an arrow marks the one that `explain` takes by itself"
     model = unwrap(model)
-    key = (tuple(x.shape[1:]), tuple((n,id(m)) for n,m in model.named_modules()))
-    cached = _known.get(model)
-    if cached is None or cached[0]!=key:
-        p = next(model.parameters(), x)
-        cached = _known[model] = key,_scan(model, x[:1].detach().as_subclass(Tensor).to(p.device))
-    return cached[1]
+    return _known(model, tuple(x.shape[1:]), lambda: _scan(model, x[:1].detach().as_subclass(Tensor).to(next(model.parameters(), x).device)))
 
 def _scan(model, x):
     size,clock,starts,ends,last,held = tuple(x.shape[-2:]),itertools.count(),{},[],[None],[0]

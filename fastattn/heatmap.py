@@ -101,6 +101,7 @@ def overlay(self:Heatmap,
 )->Image.Image: # RGB, of the picture's size
     "The map in colours over the picture"
     h = self._one('overlay')
+    if not 0<clip<=100: raise ValueError(f"`clip` is a percentile, above 0 and at most 100; it is {clip}.")
     img = ifnone(img, h.img)
     m = to_np(h.as_subclass(Tensor).detach().float())
     if clip<100: # blurred before it is scaled: what is fine-grained, and of both signs, would fade away

@@ -206,6 +206,7 @@ def write_gif(
 )->Path:
     "An animation, there whole or not at all"
     path = refuse_overwrite(path, overwrite)
+    if not fps>0: raise ValueError(f"`fps` is how many frames are shown in a second, above 0; it is {fps}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.part')
     try:

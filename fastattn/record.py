@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['unwrap', 'close_names', 'match_names', 'match_modules', 'map_tensors', 'eagerly', 'Trace', 'evaluating', 'rng_state',
-           'undisturbed', 'quietly', 'parts_of']
+           'undisturbed', 'quietly', 'parts_of', 'Remembered']
 
 # %% ../nbs/00a_record.ipynb #6ab6c277
 from fastai.basics import *
 from fnmatch import fnmatchcase
 from difflib import get_close_matches
 from contextlib import ExitStack,contextmanager
+from weakref import WeakKeyDictionary
 import copy,random,sys
 
 # %% ../nbs/00a_record.ipynb #69906005
@@ -183,3 +184,18 @@ def parts_of(
 )->list: # Module names
     "The names of the submodules `part` of all `cls` in `model`"
     return [f'{n}.{part}'.lstrip('.') for n,m in model.named_modules() if isinstance(m, cls)]
+
+# %% ../nbs/00a_record.ipynb #9e14fef6
+class Remembered:
+    "What was found out about a model, for as long as it lives and is made of the same modules"
+    def __init__(self): self.known = WeakKeyDictionary()
+    def __call__(self,
+        model:nn.Module, # Any model
+        key, # What else the answer depends on, such as the size of the images
+        find # Function without arguments that finds it out; its answer must not hold the model
+    ):
+        key = key,tuple((n,id(m)) for n,m in model.named_modules())
+        cached = self.known.get(model)
+        if cached is None or cached[0]!=key: cached = self.known[model] = key,find()
+        return cached[1]
+    def forget(self, model): self.known.pop(model, None)

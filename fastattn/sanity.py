@@ -13,19 +13,20 @@ from .pictures import *
 from .target import *
 from .batches import *
 from contextlib import ExitStack
-import copy,warnings
+import warnings
 
 # %% ../nbs/10a_sanity.ipynb #97ab8e19
 def randomise(
     m:nn.Module, # A layer with parameters of its own, which are changed
     g:torch.Generator # For the new ones
 ):
-    "New parameters, as before any training (He et al. 2015): weights normal with variance 2/fan_in, norms 1 and 0, biases 0; statistics of a BatchNorm are forgotten"
+    "New parameters, as before any training (He et al. 2015): weights normal with variance 2/fan_in, norms 1 and 0, biases 0; other vectors, such as those of LayerScale, are shuffled. Statistics of a BatchNorm are forgotten"
     with torch.no_grad():
         for n,p in m.named_parameters(recurse=False):
-            if p.ndim>1:      p.copy_(torch.randn(p.shape, generator=g)*(2/p[0].numel())**.5)
-            elif n=='weight': p.fill_(1)
-            else:             p.zero_()
+            if p.ndim>1:            p.copy_(torch.randn(p.shape, generator=g)*(2/p[0].numel())**.5)
+            elif n=='weight':       p.fill_(1)
+            elif n.endswith('bias'): p.zero_()
+            elif p.ndim:            p.copy_(p[torch.randperm(len(p), generator=g).to(p.device)])
     if hasattr(m, 'reset_running_stats'): m.reset_running_stats()
 
 def top_down(
@@ -63,41 +64,55 @@ def sanity_check(
     prep=None # For pictures and a bare model: see `explain`
 )->pd.DataFrame: # A row for each method: the correlation with the map of the trained network after each stage (named by the last layer randomised), their mean without the last stage, and whether it `passes`
     "Cascading randomisation (Adebayo et al. 2018, section 3.1): do the maps of a network without its knowledge differ from its own?"
+    if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}.")
     learner = learn if isinstance(learn, Learner) else None
-    model = copy.deepcopy(unwrap(learn.model if learner else learn)).eval().requires_grad_(False) # nothing happens to the original
+    model = unwrap(learn.model if learner else learn)
+    if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
     with undisturbed(learner): xb = as_batch(batcher(learner, prep)([open_picture(o, image_class(learner)) for o in (x if isinstance(x, (list,tuple,L)) else [x])]) if is_picture(x) else x, model)
     if methods is None: methods = suitable(model, by_class=True, x=xb)
     methods = methods if isinstance(methods, dict) else {m:{} for m in L(methods)}
+    if not methods: raise ValueError("No method was given; None takes all that suit the model.")
     for m in methods: pick_method(m, model)
     if stages<2: raise ValueError(f"`stages` must be at least 2: with the last layer randomised, and with all; it is {stages}.")
     names = top_down(model, xb[:1])
     cuts = sorted({int(o) for o in np.geomspace(1, len(names), stages).round()})
     if len(cuts)<2: raise ValueError(f"{type(model).__name__} has {len(names)} layer{'s'*(len(names)!=1)} with parameters; there is no order in which to randomise them.")
-    if target is None: target = _predicted(model, learner, xb)
+    if target is None: target = _predicted(model, learner, xb) # of the whole network, for all stages
     def _maps(bar):
         res = {}
         for m,kw in methods.items():
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore') # of empty maps, of missing rules
-                h = explain(model, xb, m, target=target, **kw)
+                h = explain(learn, xb, m, target=target, **kw)
             res[m] = h.raw if h.layer is None else h # a coarse map has few values of its own: as it is shown
             bar.step()
         return res
     g,res,done = torch.Generator().manual_seed(seed),{},0
     with Bar(len(methods)*(1+len(cuts))) as bar:
         ref = _maps(bar)
-        for cut in cuts:
-            for n in names[done:cut]: randomise(model.get_submodule(n), g)
-            done,now = cut,_maps(bar)
-            res[names[cut-1]] = {m:rank_correlation(ref[m], now[m]).mean().item() for m in methods}
+        with _put_back(model):
+            for cut in cuts:
+                for n in names[done:cut]: randomise(model.get_submodule(n), g)
+                done,now = cut,_maps(bar)
+                res[names[cut-1]] = {m:rank_correlation(ref[m], now[m]).mean().item() for m in methods}
     df = pd.DataFrame(res)
     df['mean'] = df.iloc[:,:-1].mean(axis=1)
     df['passes'] = df['mean']<limit
     return df
 
+@contextmanager
+def _put_back(model):
+    "Whatever happens to parameters and buffers inside the block, they are afterwards what they were"
+    held = [(t,t.detach().clone()) for t in (*model.parameters(),*model.buffers())]
+    try: yield
+    finally:
+        with torch.no_grad():
+            for t,was in held: t.copy_(was)
+
 def _predicted(model, learner, xb):
-    "What the whole network says, by number"
+    "What the whole network says, or None where it says no class"
     out = quietly(model, xb)
-    t = Target(None, class_names(learner) if learner is not None else None)
+    vocab = class_names(learner) if learner is not None else None
+    t = Target(None, vocab, regression=learner is not None and vocab is None)
     t.resolve(out, len(xb))
-    return t.idx.tolist() if t.idx is not None and not t.lone else None
+    return None if t.idx is None else list(t.names) if t.lone else t.idx.tolist()

@@ -13,6 +13,7 @@ from .pictures import *
 from .core import *
 from .tiles import *
 from .embedded import *
+from PIL import Image
 import dataclasses,hashlib,io
 
 # %% ../nbs/09d_similar.ipynb #1fd7b291
@@ -28,7 +29,8 @@ def nearest(
     q = F.normalize(q.float(), dim=1)
     best,idx = torch.full((len(q),k), -torch.inf),torch.zeros(len(q), k, dtype=torch.long)
     for i in range(0, len(x), rows):
-        s = q@F.normalize(x[i:i+rows].float(), dim=1).T
+        b = x[i:i+rows].float()
+        s = (q@b.T)/b.norm(dim=1).clamp(min=1e-12)
         if without is not None:
             w = torch.as_tensor(without)-i
             here = ((0<=w)&(w<s.shape[1])).nonzero().flatten()
@@ -52,14 +54,16 @@ def fingerprint(
 def _items_print(items):
     "A hash of which items these are; files with size and time of change"
     h = hashlib.sha256()
-    for o in items:
+    rows = [str(o) for r in items.itertuples(index=False) for o in r] if isinstance(items, pd.DataFrame) else items
+    for o in rows:
+        if isinstance(o, Image.Image): h.update(f'{o.size} {o.mode}'.encode()+o.tobytes()); continue
         h.update(str(o).encode('utf-8', 'surrogateescape'))
         if isinstance(o, (str,Path)) and Path(o).is_file(): s = Path(o).stat(); h.update(f'{s.st_size} {s.st_mtime_ns}'.encode())
     return h.hexdigest()
 
 def _about(learn, dl, layer):
     "What an index is made of"
-    with undisturbed(learn): x = first(dl)
+    with undisturbed(learn), as_validation(dl): x = first(dl)
     x = x[0] if isinstance(x, (tuple,list)) else x
     x = x[:1].as_subclass(Tensor).float()
     return dict(format='fastattn index 1', weights=fingerprint(unwrap(learn.model)), layer=str(layer), items=_items_print(dl.items), n=str(dl.n),
@@ -82,7 +86,7 @@ def _indexed(learn, dl, layer, index, overwrite):
             if meta.get(k)!=about[k]: raise ValueError(f"The index {str(index)!r} {why}; give another name, or pass `overwrite=True` to make it again.")
         if x is None or x.ndim!=2 or len(x)!=dl.n: raise ValueError(f"The index {str(index)!r} is damaged; pass `overwrite=True` to make it again.")
         said = json.loads(meta['said'])
-        return Embeddings(x, L(dl.items), said['labels'], said['predicted'], None, said['layer'], dl.dataset)
+        return Embeddings(x, item_list(dl), said['labels'], said['predicted'], None, said['layer'], dl.dataset)
     emb = embeddings(learn, dl, layer)
     data = save({'x':emb.x.contiguous()}, about|dict(said=json.dumps(dict(labels=emb.labels, predicted=emb.predicted, layer=emb.layer))))
     index.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +143,8 @@ def similar_images(
     if not isinstance(learn, Learner): raise TypeError(f"`similar_images` takes a Learner, not a {type(learn).__name__}; embeddings of a bare model are compared with `nearest`.")
     imgs = list(img) if isinstance(img, (list,tuple,L,range)) else [img]
     if not imgs: raise ValueError("No picture was given.")
+    for o in imgs:
+        if not (isinstance(o, (int,np.integer)) or is_picture(o)): raise TypeError(f"`img` is a path, a PIL image, the number of an item, or a list of these, not a {type(o).__name__}.")
     if index is not None and isinstance(dl, Embeddings): raise ValueError("These embeddings are in memory already: leave `index` out, or give the `DataLoader` in place of them.")
     emb = dl if isinstance(dl, Embeddings) else _indexed(learn, dl, layer, index, overwrite) if index is not None else embeddings(learn, dl, layer)
     q,without,pics,labels = [],[],[],[]

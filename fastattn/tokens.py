@@ -11,7 +11,6 @@ from .record import *
 from .grids import *
 from .attended import *
 from .capture import *
-from weakref import WeakKeyDictionary
 import dataclasses
 
 # %% ../nbs/06b_tokens.ipynb #9d0fc5e6
@@ -63,7 +62,7 @@ class Attentions:
     reads:list # Tokens in front of the patches that the answer is read from; empty if it is read from the patches
     odd:list # Tokens that it is read from if these are neither in front of the patches nor all patches
 
-_known = WeakKeyDictionary()
+_known = Remembered()
 
 def attentions(
     model:nn.Module, # A transformer
@@ -71,10 +70,9 @@ def attentions(
 )->Attentions:
     "Where `model` attends, and which tokens its answer is read from"
     model = unwrap(model)
-    key = (tuple(x.shape[1:]), tuple((n,id(m)) for n,m in model.named_modules()))
-    if (cached := _known.get(model)) is None or cached[0]!=key:
-        with torch.inference_mode(False), evaluating(model), undisturbed(), torch.no_grad(): cached = _known[model] = key,_look(model, _one(model, x))
-    return cached[1]
+    def _find():
+        with torch.inference_mode(False), evaluating(model), undisturbed(), torch.no_grad(): return _look(model, _one(model, x))
+    return _known(model, tuple(x.shape[1:]), _find)
 
 def _one(model, x):
     x,p = x[:1].detach().clone().as_subclass(Tensor),next(model.parameters(), x)
