@@ -78,6 +78,7 @@ class Separated(nn.Module):
         super().__init__()
         self.only,self.calls,self.missing,self.bs = only,nn.ModuleList(),defaultdict(list),2 if only is None else 1 # two, so that products of two things that depend on the image are told from those with a weight
         self._mended = {} # where the tensors lie that were changed in place, and by which call
+        self._weights = {id(o):o for o in (*model.parameters(),*model.buffers())} # and what is made of them alone: no activation
         inside = ['']
         with ExitStack() as stack, torch.no_grad():
             for n,m in model.named_modules():
@@ -85,13 +86,18 @@ class Separated(nn.Module):
                 stack.callback(m.register_forward_hook(lambda m, a, o: inside.pop() and None).remove)
             stack.enter_context(_Switch(lambda f, a, k: self._count(f, a, k, inside[-1])))
             model(x[:1].expand(self.bs, -1, -1, -1))
-        self._mended = {}
+        self._mended,self._weights = {},{}
 
     def _count(self, func, args, kwargs, where):
         name,inplace = _plain(func, args, kwargs)
         for o in args: self._read(o)
-        t = args[0] if args else None
-        if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim<2: return func(*args, **kwargs)
+        t,given = args[0] if args else None,_tensors((args,kwargs))
+        if given and all(id(o) in self._weights for o in given):
+            if self._routed(name, t): self.calls.append(nn.Identity())
+            out = func(*args, **kwargs)
+            self._weights.update({id(o):o for o in _tensors(out)})
+            return out
+        if not self._routed('relu', t): return func(*args, **kwargs)
         if self.has_rule(name):
             out = _apart(func)(*args, **_out_of_place(kwargs)) if inplace else func(*args, **kwargs)
             self.calls.append(m := self._stand_in(name, t, out, args, kwargs, where))
@@ -112,6 +118,8 @@ class Separated(nn.Module):
             m,_ = self._mended.get(o.untyped_storage().data_ptr(), (None,None))
             if m is not None: m.shared = True
 
+    def _routed(self, name, t): return self.has_rule(name) and isinstance(t, Tensor) and t.is_floating_point() and t.ndim>1
+
     def has_rule(self, name): return name in (self.only or _elementwise|{'max_pool2d','adaptive_max_pool2d'})
 
     def _stand_in(self, name, x, out, args, kwargs, where):
@@ -127,16 +135,21 @@ class Separated(nn.Module):
         todo = list(self.calls)[::-1]
         def _route(func, args, kwargs):
             name,inplace = _plain(func, args, kwargs)
-            if not self.has_rule(name) or not isinstance(args[0], Tensor) or not args[0].is_floating_point() or args[0].ndim<2: return func(*args, **kwargs)
+            if not self._routed(name, args[0] if args else None): return func(*args, **kwargs)
             m = todo.pop() if todo else None
             if m is None or isinstance(m, PairedMaxPool)!=('max_pool' in name and not isinstance(m, nn.Identity)): raise CallsChanged()
-            if isinstance(m, nn.Identity): return func(*args, **kwargs)
+            if isinstance(m, nn.Identity) or not args[0].requires_grad: return func(*args, **kwargs) # nothing goes back through it
             if isinstance(m, nn.ReLU): m.forward = lambda x: _apart(func)(x, *args[1:], **_out_of_place(kwargs))
             try: out = m(args[0].clone() if isinstance(m, nn.ReLU) else args[0]) # captum replaces all of a tensor's gradient, and others may read it too
             finally: m.__dict__.pop('forward', None)
             return args[0].copy_(out) if inplace and m.shared else out
         with _Switch(_route): yield self
         if todo: raise CallsChanged()
+
+def _tensors(o):
+    res = []
+    map_tensors(lambda t: res.append(t) or t, o)
+    return res
 
 def _out_of_place(kwargs): return {k:v for k,v in kwargs.items() if k!='inplace'}
 
