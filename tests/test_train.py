@@ -111,3 +111,8 @@ def test_disk_full(tmp_path, model):
 def test_bad_input(tmp_path, args, says):
     r = run(*args, cwd=tmp_path)
     assert r.returncode!=0 and says in r.stderr and 'Traceback' not in r.stderr and not list(tmp_path.iterdir())
+
+def test_every_method_is_offered():
+    "The commands know what `explain` knows"
+    code = "import fastattn.visualize,fastattn.train; from fastattn.core import explainers; a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))"
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='[]'
