@@ -123,10 +123,11 @@ def integrated_gradients(p,
         def _go(n, k): return _with_delta(ig.attribute(x[k].detach().requires_grad_(), b[k], n_steps=n, internal_batch_size=max(len(k), rows if x.is_cuda else rows//8), additional_forward_args=idx[k]), diff[:,k])
         n,todo = steps,torch.arange(len(x))
         res = _go(n, todo)
-        while within is not None and n<64*steps and len(todo := (res[:,-2,0,0].abs()>within*res[:,-1,0,0].abs()).nonzero().flatten().cpu()):
+        def _off(): return (res[:,-2,0,0].abs()>within*res[:,-1,0,0].abs()).nonzero().flatten().cpu()
+        while within is not None and n<64*steps and len(todo := _off()):
             n *= 2
             res[todo] = _go(n, todo)
-        if within is not None and n>=64*steps and bool((res[:,-2,0,0].abs()>within*res[:,-1,0,0].abs()).any()): warn(f"Integrated gradients miss more than {within:.1%} of the difference of the scores even with {n} steps; see `notes['delta']`.")
+        if within is not None and len(_off()): warn(f"Integrated gradients miss more than {within:.1%} of the difference of the scores even with {n} steps; see `notes['delta']`.")
         return res
     return _signed_sum(p, _attributed(p, _part, max_bytes))
 
@@ -171,7 +172,7 @@ def deeplift(p,
 
 def _no_rule(missing):
     def _where(names): return f"{names[0]!r}" + (f" and {len(names)-1} more" if len(names)>1 else '')
-    what = ', '.join(f"{'product' if k in ('mul','matmul','bmm','einsum','baddbmm') else k} (in {_where(v)})" for k,v in missing.items())
+    what = ', '.join(f"{'product' if k in products-{'div'} else k} (in {_where(v)})" for k,v in missing.items())
     return f"DeepLIFT has no rule for {what}; there it goes back by the gradient, and its map does not add up to the score: `notes['delta']` says by how much. 'integrated_gradients' needs no rules."
 
 # %% ../nbs/08_attribution.ipynb #3ae1d4c2

@@ -15,7 +15,7 @@ from .target import *
 from .core import *
 from .batches import *
 from .tiles import *
-import copy,dataclasses,io
+import copy,dataclasses
 
 # %% ../nbs/09e_dream.ipynb #73134d52
 # Square root of the covariance of colours in photographs (those of scikit-learn and matplotlib): light and dark first, then warm and cold
@@ -118,7 +118,7 @@ def _input_shape(learn, model, size):
 
 # %% ../nbs/09e_dream.ipynb #d5b62bae
 @dataclasses.dataclass
-class Dreams:
+class Dreams(Shown):
     "Optimised pictures: `images` (PIL), `x` as the model takes them `(n,c,h,w)`, `scores` `(steps,n)` on the way, `frames` for an animation; shows itself"
     images:list
     names:list # What was asked for
@@ -136,11 +136,6 @@ class Dreams:
     )->plt.Figure:
         "The pictures, with what they are of"
         return mosaic(self.images, self.names if self.probs is None else [f'{n} {p:.0%}' for n,p in zip(self.names, self.probs.tolist())], cols, side)
-
-    def _repr_png_(self):
-        b = io.BytesIO()
-        self.plot().savefig(b, format='png', dpi=plt.rcParams['figure.dpi'])
-        return b.getvalue()
 
     def to_gif(self,
         path, # Where to write it
@@ -226,15 +221,13 @@ def visualize_class(
     names:list=None # For a bare model: its class names
 )->Dreams:
     "Pictures that the network is most sure of (Olah et al. 2017), all of them in one batch, each independent of the others"
-    if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}.")
+    model,learner = model_of(learn)
     if objective not in ('logit','probability'): raise ValueError(f"`objective` is 'logit' or 'probability', not {objective!r}.")
     for k,v in dict(steps=steps, views=views, frames=frames).items():
         if v<1: raise ValueError(f"`{k}` must be at least 1; it is {v}.")
     if size is not None and min(L(size))<1: raise ValueError(f"`size` is height and width in pixels, at least 1; it is {size}.")
-    model = unwrap(learn.model if isinstance(learn, Learner) else learn)
     p = next((o for o in model.parameters() if o.is_floating_point()), torch.zeros(1))
     if p.dtype!=torch.float32: model = copy.deepcopy(model).float() # gradients of pixels vanish in half precision
-    learner = learn if isinstance(learn, Learner) else None
     with torch.inference_mode(False), evaluating(model), undisturbed(learner), eagerly():
         (mean,std),shape = picture_stats(learn, prep, stats),_input_shape(learn, model, size)
         asked,said,at,grid = _what(learn, model, target, layer, torch.zeros(1, *shape, device=p.device), names)

@@ -99,9 +99,7 @@ def embeddings(
     layer=None # Name of a layer, or index among `candidates`; None is what the last linear layer reads
 )->Embeddings:
     "What the model makes of every item of `dl`, in their order, with labels, predictions and losses where there are any"
-    if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}.")
-    learner = learn if isinstance(learn, Learner) else None
-    model = unwrap(learn.model if learner else learn)
+    model,learner = model_of(learn)
     if learner is None and dl is None: raise ValueError("A bare model knows no pictures: pass `dl=`, which yields batches (or a fastai Learner).")
     with evaluating(model), undisturbed(learner), torch.no_grad(), eagerly():
         dl = in_order(learner, dl)
@@ -217,7 +215,7 @@ def _outline(ax, xy, groups):
     from scipy.spatial import ConvexHull,QhullError
     for k in np.unique(groups):
         p = xy[groups==k]
-        if k<0 or len(p)<=xy.shape[1]+1: continue
+        if len(p)<=xy.shape[1]+1: continue
         try: hull = ConvexHull(p)
         except QhullError: continue # points on a line have no outline
         if xy.shape[1]==3: ax.plot_trisurf(*p.T, triangles=hull.simplices, color='grey', alpha=.08); continue

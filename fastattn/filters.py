@@ -15,10 +15,6 @@ from .core import *
 from .tiles import *
 
 # %% ../nbs/09b_filters.ipynb #347cfd0b
-def _model(learn):
-    if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}; a file is loaded with `load_learner`.")
-    return unwrap(learn.model if isinstance(learn, Learner) else learn)
-
 def _weights(m):
     "A convolution's filters `(out,in,h,w)`, or None"
     w = getattr(m, 'weight', None)
@@ -52,7 +48,7 @@ def plot_filters(
     cols:int=None # Of them side by side
 )->plt.Figure:
     "The filters of a layer: as colours where they read a picture, else their norm over the input channels, or one channel in diverging colours"
-    name,w = filters_of(_model(learn), layer)
+    name,w = filters_of(model_of(learn)[0], layer)
     if channel is not None and not -w.shape[1]<=channel<w.shape[1]: raise ValueError(f"Input channel {channel} is out of range: the filters of {name!r} have {w.shape[1]}, 0 to {w.shape[1]-1}.")
     if n<1: raise ValueError(f"`n` is how many filters to show, at least 1; it is {n}.")
     keep = w.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[:n].sort().values
@@ -81,7 +77,7 @@ def plot_features(
     prep=None # For a picture and a bare model: a transform to `(c,h,w)`, or a transformers image processor
 )->plt.Figure:
     "What the channels of a layer answer to what they are shown of a picture, the strongest first; above each its number and its largest value"
-    model,learner = _model(learn),learn if isinstance(learn, Learner) else None
+    model,learner = model_of(learn)
     if n<1: raise ValueError(f"`n` is how many channels to show, at least 1; it is {n}.")
     with undisturbed(learner): xb,pic,where = one_picture(img, learner, prep)
     xb = as_batch(xb, model)

@@ -64,9 +64,7 @@ def sanity_check(
     prep=None # For pictures and a bare model: see `explain`
 )->pd.DataFrame: # A row for each method: the correlation with the map of the trained network after each stage (named by the last layer randomised), their mean without the last stage, and whether it `passes`
     "Cascading randomisation (Adebayo et al. 2018, section 3.1): do the maps of a network without its knowledge differ from its own?"
-    if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}.")
-    learner = learn if isinstance(learn, Learner) else None
-    model = unwrap(learn.model if learner else learn)
+    model,learner = model_of(learn)
     if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
     with undisturbed(learner): xb = as_batch(batcher(learner, prep)([open_picture(o, image_class(learner)) for o in (x if isinstance(x, (list,tuple,L)) else [x])]) if is_picture(x) else x, model)
     if methods is None: methods = suitable(model, by_class=True, x=xb)

@@ -14,7 +14,7 @@ from .core import *
 from .tiles import *
 from .embedded import *
 from PIL import Image
-import dataclasses,hashlib,io
+import dataclasses,hashlib
 
 # %% ../nbs/09d_similar.ipynb #1fd7b291
 def nearest(
@@ -99,7 +99,7 @@ def _indexed(learn, dl, layer, index, overwrite):
 
 # %% ../nbs/09d_similar.ipynb #01253612
 @dataclasses.dataclass
-class Neighbours:
+class Neighbours(Shown):
     "The nearest of `emb` to each of some pictures: row numbers `idxs` and cosine similarities, both `(m,k)`; shows itself"
     idxs:Tensor
     similarity:Tensor
@@ -125,11 +125,6 @@ class Neighbours:
                 pics.append(p); titles.append(f'{name} {s:.2f}'); edges.append('#D55E00' if label and self.emb.labels and name!=label else None)
         return mosaic(pics, titles, 1+self.idxs.shape[1], side, edges=edges)
 
-    def _repr_png_(self):
-        b = io.BytesIO()
-        self.plot().savefig(b, format='png', dpi=plt.rcParams['figure.dpi'])
-        return b.getvalue()
-
 def similar_images(
     learn, # A `Learner`
     img, # A path, a PIL image, the number of an item of `dl` (which is then left out), or a list of these
@@ -148,15 +143,16 @@ def similar_images(
     if index is not None and isinstance(dl, Embeddings): raise ValueError("These embeddings are in memory already: leave `index` out, or give the `DataLoader` in place of them.")
     emb = dl if isinstance(dl, Embeddings) else _indexed(learn, dl, layer, index, overwrite) if index is not None else embeddings(learn, dl, layer)
     q,without,pics,labels = [],[],[],[]
-    new = [o for o in imgs if not isinstance(o, (int,np.integer))]
-    new = [open_picture(o, image_class(learn)) for o in new] # one that cannot be read is named
-    made = iter(embeddings(learn, new, layer if not isinstance(dl, Embeddings) or not emb.layer or emb.layer.endswith('(input)') else emb.layer).x) if new else iter(())
+    new = [open_picture(o, image_class(learn)) for o in imgs if not isinstance(o, (int,np.integer))] # one that cannot be read is named
+    made = iter([]) if not new else zip(new, embeddings(learn, new, layer if not isinstance(dl, Embeddings) or not emb.layer or emb.layer.endswith('(input)') else emb.layer).x)
     for o in imgs:
         if isinstance(o, (int,np.integer)):
             if not -len(emb)<=o<len(emb): raise ValueError(f"There is no item {o}; there are {len(emb)}, 0 to {len(emb)-1}.")
             o = int(o)%len(emb)
             q.append(emb.x[o]); without.append(o); pics.append(emb.picture(o)); labels.append(emb.labels[o] if emb.labels else None)
-        else: q.append(next(made)); without.append(-1); pics.append(to_picture(open_picture(o, image_class(learn)))); labels.append(None)
+        else:
+            pic,e = next(made)
+            q.append(e); without.append(-1); pics.append(to_picture(pic)); labels.append(None)
     for p in pics: p.thumbnail((256,256))
     q = torch.stack(q)
     if q.shape[1]!=emb.x.shape[1]: raise ValueError(f"The pictures' embeddings have {q.shape[1]} numbers and those to compare with {emb.x.shape[1]}: they come from different layers.")
