@@ -10,6 +10,7 @@ from fastattn.encoders import *
 from fastattn.evidence import *
 from fastattn.unet import *
 from fastattn.learner import *
+from fastattn.questions import *
 from fastattn.cams import *
 from fastattn.attribution import *
 from fastattn.features import *

@@ -12,6 +12,7 @@ from .grids import *
 from .heatmap import *
 from .pictures import *
 from .core import *
+from .questions import *
 from .batches import *
 from contextlib import ExitStack,nullcontext
 from PIL import Image
@@ -36,34 +37,6 @@ class Embeddings:
         if isinstance(it, (str,Path,Image.Image)) and (isinstance(it, Image.Image) or Path(it).is_file()): return to_picture(open_picture(it))
         o = self.dataset[i]
         return to_picture(o[0] if isinstance(o, tuple) else o)
-
-def _last_linear(model, x):
-    "Name of the last linear layer that reads one row for each image, or None"
-    seen = []
-    with ExitStack() as stack:
-        for n,m in model.named_modules():
-            if isinstance(m, nn.Linear): stack.callback(m.register_forward_hook(lambda m, a, o, n=n: seen.append(n) if a[0].ndim==2 and len(a[0])==len(x) else None).remove)
-        model(x)
-    return seen[-1] if seen else None
-
-def _reader(model, x, layer):
-    "Name of a layer, whether its input is meant, and a function from that to `(bs,d)`"
-    name = _last_linear(model, x) if layer is None else None
-    if name is not None: return name,True,noop
-    cs = candidates(model, x)
-    found = dict(cs.find(layer)) if layer is None or isinstance(layer, int) or any(n in cs.every for n in match_modules(model, *L(layer))) else {}
-    names = list(found) or match_modules(model, *L(layer))
-    if len(names)>1: raise ValueError(f"{layer!r} means {len(names)} layers, and one embedding is wanted: {', '.join(map(repr, names[:8]))}.")
-    return names[0],False,(lambda o: found[names[0]].read(o).mean((2,3))) if found else (lambda o: o.flatten(1))
-
-@contextmanager
-def _catching(model, name, before, f):
-    "A list that holds the embedding of the last batch"
-    got = []
-    def _hook(m, args, out): got[:] = [f(main_tensor(args if before else out).detach().as_subclass(Tensor)).float().cpu()]
-    hook = model.get_submodule(name).register_forward_hook(_hook)
-    try: yield got
-    finally: hook.remove()
 
 def in_order(learn, dl):
     "A loader of all items in their order, from what the user gave"
@@ -113,12 +86,13 @@ def embeddings(
                 b = b if isinstance(b, (tuple,list)) else (b,)
                 xb,yb = as_batch(b[0], model),b[1:]
                 if x is None:
-                    name,before,f = _reader(model, xb[:1], layer)
-                    got = stack.enter_context(_catching(model, name, before, f))
+                    name,before,f = embedding_at(model, xb[:1], layer)
+                    got = stack.enter_context(catching(model, name, before, f))
                 out = model(xb)
-                if x is None: x = torch.empty(ifnone(n, 0), got[0].shape[1])
-                if n is None: x = torch.cat([x, got[0]])
-                else: x[start:start+len(xb)] = got[0]
+                e = got[0].float().cpu()
+                if x is None: x = torch.empty(ifnone(n, 0), e.shape[1])
+                if n is None: x = torch.cat([x, e])
+                else: x[start:start+len(xb)] = e
                 start += len(xb)
                 if learner is not None: _labels(learner, out, yb, ys, preds, losses)
                 bar.step()

@@ -98,6 +98,7 @@ class Layers(list):
     ):
         super().__init__(items)
         self.every,self.out,self.attns,self.shapes,self.names,self.patches_read = every or {},out,attns,shapes,list(names),patches_read
+        self.detects = False # does the model return boxes? Then what is behind its backbone has no one grid
         self.held = 0 # bytes of all that the modules put out for one image: about what a pass with a graph keeps
 
     def __repr__(self):
@@ -114,6 +115,7 @@ class Layers(list):
     def auto(self)->Candidate:
         "The layer to look at when nobody says which"
         res = self.features()
+        if self.detects: res = [c for c in res if 'backbone' in c.name.split('.')[:-1] and 'fpn' not in c.name.split('.')] or res
         if not res: raise ValueError(f"This model has no spatial features to draw a map from: {self._why()}. Attributions of pixels, such as 'saliency', need none.")
         if self.out is not None:                                    # the answer is itself a picture: the deepest features
             return [c for c in res if c.grid.h*c.grid.w == min(o.grid.h*o.grid.w for o in res)][-1]
@@ -195,8 +197,10 @@ def _scan(model, x):
             stack.callback(m.register_forward_pre_hook(partial(_pre, n)).remove)
             stack.callback(m.register_forward_hook(partial(_post, n)).remove)
         stack.enter_context(eagerly())
-        out = main_tensor(model(x))
+        all_ = model(x)
+    out = main_tensor(all_)
     res = _collect(model, ends, starts, size, out)
+    res.detects = 'pred_boxes' in all_ if isinstance(all_, dict) else isinstance(all_, (list,tuple)) and len(all_)>0 and isinstance(all_[0], dict) and 'boxes' in all_[0]
     res.held = held[0]
     last = res.features()[-1:]
     if last and last[0].grid.kind=='tokens' and res.attns and res.out is None:

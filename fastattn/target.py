@@ -8,6 +8,8 @@ __all__ = ['class_index', 'model_output', 'Target']
 # %% ../nbs/00e_target.ipynb #d0a5eb49
 from fastai.basics import *
 from .record import *
+from contextlib import nullcontext
+import copy
 
 # %% ../nbs/00e_target.ipynb #56c415ad
 def class_index(t, vocab, n):
@@ -45,10 +47,12 @@ class Target:
 
     def resolve(self,
         out, # What the model returned for the images
-        n:int # Number of images
+        n:int, # Number of images
+        probe=None # The `Probe` that asks, for targets that need to know more than the output
     ):
         "Fix classes and regions on the clean pass"
         self.n = n
+        if hasattr(self.target, 'settle'): self.target = self.target.settle(out, self.vocab, n, probe)
         if callable(self.target): return
         out = model_output(out).detach()
         if out.ndim==1: out = out[:,None]
@@ -101,10 +105,25 @@ class Target:
         if self.lone: s = self.sign.to(out)[idx.to(out.device)]; res = res*s.view(-1, *[1]*(res.ndim-1))
         return res if self.region is None else (res*self.region[idx.to(out.device)]).sum((1,2))
 
+    def watching(self,
+        model:nn.Module # What will be asked
+    ):
+        "A context for the passes in which the target looks at something besides the model's output; most do not"
+        return self.target.watching(model) if hasattr(self.target, 'watching') else nullcontext()
+
+    def mirrored(self,
+        w:int # Width of the images
+    ):
+        "The same question about images seen in a mirror"
+        res = copy.copy(self)
+        if self.region is not None: res.region = self.region.flip(-1)
+        if hasattr(self.target, 'mirrored'): res.target = self.target.mirrored(w)
+        return res
+
     @property
     def names(self):
         "What was asked about, one for each image: class names where they are known, numbers where not"
-        if callable(self.target): return L([getattr(self.target, '__name__', 'function')]*self.n)
+        if callable(self.target): return L(getattr(self.target, 'names', None) or [getattr(self.target, '__name__', 'function')]*self.n)
         if self.idx is None: return None
         if self.lone: return L(self.vocab[int(s>0)] for s in self.sign)
         return L(self.idx.tolist()).map(lambda i: self.vocab[i] if self.vocab is not None and i<len(self.vocab) else i) # a model may have more outputs than the vocab has names
