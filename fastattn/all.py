@@ -22,6 +22,7 @@ from fastattn.vit import *
 from fastattn.metrics import *
 from fastattn.callback import *
 from fastattn.story import *
+from fastattn.compare import *
 from fastattn.interpret import *
 from fastattn.saved import *
 from fastattn.resume import *

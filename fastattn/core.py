@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['explainers', 'fusions', 'Explainer', 'explainer', 'strength', 'pick_method', 'suitable', 'as_batch', 'model_of',
-           'class_names', 'explain', 'scale_maps', 'Trace', 'evaluating', 'candidates', 'Heatmap', 'Probe']
+           'batch_of', 'class_names', 'activation_of', 'explain', 'scale_maps', 'Trace', 'evaluating', 'candidates',
+           'Heatmap', 'Probe']
 
 # %% ../nbs/00_core.ipynb #bb90ee1e
 from fastai.vision.all import *
@@ -112,6 +113,17 @@ def model_of(
     if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}; a file is loaded with `load_learner`.")
     return (unwrap(learn.model),learn) if isinstance(learn, Learner) else (unwrap(learn),None)
 
+def batch_of(
+    learn, # A `Learner`, or any `nn.Module`
+    x, # A batch `(bs,c,h,w)`; or pictures, as for `explain`
+    prep=None # For pictures and a bare model: see `explain`
+)->Tensor: # `(bs,c,h,w)` on the model's device
+    "A batch as the model takes it"
+    model,learner = model_of(learn)
+    if not is_picture(x): return as_batch(x, model)
+    pics = [open_picture(o, image_class(learner)) for o in (x if isinstance(x, (list,tuple,L)) else [x])]
+    with undisturbed(learner): return as_batch(batcher(learner, prep)(pics), model)
+
 def class_names(
     learn # A `Learner`
 )->list: # None if it has no classes
@@ -121,6 +133,15 @@ def class_names(
     if vocab is None: vocab = nested_attr(dls, 'train.after_item.vocab') # where a `MaskBlock` keeps its codes
     if vocab is None: return None
     return list(vocab[-1]) if len(vocab) and isinstance(vocab[-1], (list,tuple,L,CategoryMap)) else list(vocab)
+
+# %% ../nbs/00_core.ipynb #5c848ff7
+def activation_of(
+    learn # A `Learner`
+): # A function of the model's output; None where its loss function does not say
+    "What turns the model's scores into probabilities"
+    f = learn.loss_func
+    act = getattr(f, 'activation', None)
+    return partial(F.softmax, dim=1) if act is None and (isinstance(f, nn.CrossEntropyLoss) or f is F.cross_entropy) else act # PyTorch's own know no activation
 
 # %% ../nbs/00_core.ipynb #92e72ab0
 def explain(

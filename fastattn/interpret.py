@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['item_name', 'HeatmapMixin', 'Interpretation', 'SegmentationInterpretation', 'ClassificationInterpretation', 'Story',
-           'tell', 'plot_stories', 'plot_before_after']
+           'tell', 'plot_stories', 'plot_before_after', 'plot_methods']
 
 # %% ../nbs/12_interpret.ipynb #06eb7e1d
 from fastai.vision.all import *
@@ -13,10 +13,11 @@ from .record import *
 from .core import *
 from .heatmap import *
 from .story import *
+from .compare import *
 import textwrap,functools
 
 # %% ../nbs/12_interpret.ipynb #f455c68a
-_all_ = ['Story', 'tell', 'plot_stories', 'plot_before_after'] # one image's story
+_all_ = ['Story', 'tell', 'plot_stories', 'plot_before_after', 'plot_methods'] # one image's story, and one image by many methods
 
 # %% ../nbs/12_interpret.ipynb #f3bbb5af
 def item_name(

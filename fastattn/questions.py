@@ -9,7 +9,6 @@ __all__ = ['contrast', 'last_linear', 'embedding_at', 'catching', 'similar_to', 
 from fastai.vision.all import *
 from .record import *
 from .grids import *
-from .pictures import *
 from .target import *
 from .core import *
 from contextlib import ExitStack
@@ -99,8 +98,7 @@ class similar_to:
     ):
         model,learner = model_of(learn)
         with torch.inference_mode(False), evaluating(model), undisturbed(learner), torch.no_grad(), eagerly():
-            if is_picture(x): x = batcher(learner, prep)([open_picture(o, image_class(learner)) for o in (x if isinstance(x, (list,tuple,L)) else [x])])
-            x = as_batch(x, model)
+            x = batch_of(learn, x, prep)
             self.at = embedding_at(model, x, layer)
             with catching(model, *self.at) as got: model(x)
         self.other,self.got,self.model = got[0].float(),None,model

@@ -66,7 +66,7 @@ def sanity_check(
     "Cascading randomisation (Adebayo et al. 2018, section 3.1): do the maps of a network without its knowledge differ from its own?"
     model,learner = model_of(learn)
     if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
-    with undisturbed(learner): xb = as_batch(batcher(learner, prep)([open_picture(o, image_class(learner)) for o in (x if isinstance(x, (list,tuple,L)) else [x])]) if is_picture(x) else x, model)
+    xb = batch_of(learn, x, prep)
     if methods is None: methods = suitable(model, by_class=True, x=xb)
     methods = methods if isinstance(methods, dict) else {m:{} for m in L(methods)}
     if not methods: raise ValueError("No method was given; None takes all that suit the model.")

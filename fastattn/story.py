@@ -46,8 +46,7 @@ def say_prediction(
     names,n = class_names(learn),len(out) if isinstance(out, Tensor) else 0
     if names is None or not isinstance(out, Tensor) or out.ndim!=2: return ['']*n
     out = out.as_subclass(Tensor).detach().float().cpu()
-    act,dec = (getattr(learn.loss_func, k, None) for k in ('activation','decodes'))
-    if act is None and (isinstance(learn.loss_func, nn.CrossEntropyLoss) or learn.loss_func is F.cross_entropy): act = partial(F.softmax, dim=1) # PyTorch's own know no activation
+    act,dec = activation_of(learn),getattr(learn.loss_func, 'decodes', None)
     chosen = dec(out) if dec else out.argmax(1)
     probs = act(out) if act else None # without one, scores are no probabilities
     def _one(i, c): return str(names[c]) if probs is None else f'{names[c]} {probs[i,c]:.0%}'
