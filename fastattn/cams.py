@@ -8,3 +8,4 @@ __all__ = []
 # %% ../nbs/05_cams.ipynb #e675e72b
 from .with_gradients import *
 from .without_gradients import *
+from .pyramid import *

@@ -31,6 +31,7 @@ class Explainer:
     by_class:bool=True # Does the map depend on the target?
     suits:callable=None # Function from a model to the strength (0 is never) with which `method='auto'` should take it
     layers:callable=None # Function from a model to the names of the layers it reads; None takes `explain`'s candidates
+    pick:callable=None # Function from the candidates (`Layers`) and the method's options to the names of the layers it reads when nobody says which
     pixels:bool=False # Is it drawn in the input's own pixels, and reads no layer?
     trace:callable=None # Function `(model, x, layer)` that makes what watches the pass in place of layers: a context manager with `names`
     fits:callable=None # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
@@ -48,6 +49,7 @@ def explainer(
     by_class:bool=True, # Does the map depend on the target?
     suits=1, # Strength for `method='auto'`, a number or a function of the model; 0 is never by itself
     layers=None, # Function from a model to the names of the layers it reads; None leaves the choice to `explain`
+    pick=None, # Function from the candidates (`Layers`) and the method's options to the names of the layers it reads when nobody says which; None is the one that `candidates` marks
     pixels:bool=False, # Is it drawn in the input's own pixels, and reads no layer?
     trace=None, # Function `(model, x, layer)` that makes what watches the pass instead, such as an `AttentionTrace`; it becomes `p.attn`
     fits=None, # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
@@ -56,7 +58,7 @@ def explainer(
 ):
     "Register `f(p) -> (bs,gh,gw)` under its own name, so that `explain`, the contract tests and everything else find it"
     def _inner(f):
-        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, pixels, trace, fits, demo, why)
+        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, pick, pixels, trace, fits, demo, why)
         return f
     return _inner
 
@@ -154,6 +156,7 @@ def explain(
     fuse:str='mean', # What becomes of the maps of several layers: `'mean'`, `'product'`, or `'max'` as in LayerCAM's paper
     smooth:int=0, # Mean of the maps of so many noisy copies of each image (SmoothGrad, Smilkov et al. 2017, eq. 1), for any method
     tta:bool=False, # Mean of the maps of each image and of its mirror image?
+    enlarge:float=1, # The model sees the images so many times as large, about the classes that it finds at their own size: finer maps from models that take any size
     prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
     **kwargs # Options of the method
 )->Heatmap: # `(bs,h,w)`, 0..1 (signed methods: -1..1); `.raw` is the map on the model's own grid
@@ -163,7 +166,8 @@ def explain(
     if isinstance(size, int): size = (size,size)
     if fuse not in fusions: raise ValueError(f"`fuse` is one of {', '.join(map(repr, fusions))}; it is {fuse!r}.")
     if not isinstance(smooth, (int,np.integer)) or isinstance(smooth, bool) or smooth<0: raise ValueError(f"`smooth` is a number of noisy copies, such as 8; it is {smooth!r}.")
-    ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, smooth=smooth, tta=tta, **kwargs)
+    if not isinstance(enlarge, (int,float)) or isinstance(enlarge, bool) or not enlarge>0: raise ValueError(f"`enlarge` is a factor, such as 1.5; it is {enlarge!r}.")
+    ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, views=(smooth,tta,enlarge), **kwargs)
     with torch.inference_mode(False), evaluating(model), undisturbed(learner):
         if not is_picture(x):
             if isinstance(x, (tuple,list,L)) and len(x)==0: raise ValueError("`x` is empty: there is nothing to explain.")
@@ -196,18 +200,19 @@ def _join(rs):
     return Heatmap(torch.stack([t for t,_ in rs]), **meta)
 
 # %% ../nbs/00_core.ipynb #867030b1
-def _ask(model, learner, x, method, target, layer, size, fuse='mean', smooth=0, tta=False, **kwargs):
+def _ask(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1), **kwargs):
     e = pick_method(method, model, target is not None, x)
     vocab = class_names(learner) if learner is not None else None
     cs = candidates(model, x)
     if e.layers is not None: layer = _own_layers(e, model, layer)
+    if e.pick is not None and layer is None: layer = e.pick(cs, **kwargs)
     x = x.clone() if x.is_inference() else x
     watch = None if e.trace is None else lambda x: e.trace(model, x, layer)
     trace = watch and watch(x)
     if e.pixels and layer is not None: raise ValueError(f"{e.name!r} is drawn in the pixels of the input and reads no layer; leave `layer` out.")
     layers = cs.find(layer) if trace is None and not e.pixels else []
     p = Probe(model, x, Target(target, vocab, regression=learner is not None and vocab is None), layers, e.grad, trace, e.by_class, watch)
-    raw = _fuse(_seen_often(e, p, smooth, tta, kwargs), fuse)
+    raw = _fuse(_seen_often(e, p, *views, kwargs), fuse)
     if raw.ndim!=3 or len(raw)!=len(x): raise ValueError(f"The explainer {e.name!r} must return (bs,gh,gw) = ({len(x)},gh,gw); it returned {tuple(raw.shape)}.")
     p.out # resolves the target also for methods that do not ask about one
     raw = raw.detach().float()
@@ -255,12 +260,13 @@ def _fuse(raw, how='mean'):
     size = max((r.shape[-2:] for r in raw), key=lambda s: s[0]*s[1])
     return fusions[how](torch.stack([scale_maps(_resize(r, size), signed=True) for r in raw]))
 
-def _seen_often(e, p, smooth, tta, kwargs):
-    "The method's maps for the images; or their mean over noisy copies, and over what is seen in a mirror"
-    if not smooth and not tta: return e(p, **kwargs)
+def _seen_often(e, p, smooth, tta, enlarge, kwargs):
+    "The method's maps for the images; or their mean over noisy copies, and over what is seen in a mirror, or larger"
+    if not smooth and not tta and enlarge==1: return e(p, **kwargs)
     sums,notes,n = None,defaultdict(list),max(smooth, 1)*(1+bool(tta))
     with Bar(n) as bar:
         for q in ([p] if not smooth else _noisy(p, smooth)):
+            if enlarge!=1: q = q.at(F.interpolate(q.x, size=[max(1, round(o*enlarge)) for o in q.x.shape[2:]], mode='bilinear', align_corners=False, antialias=True))
             for mirrored in (False,True)[:1+bool(tta)]:
                 q_ = q.at(q.x.flip(-1), mirrored=True) if mirrored else q
                 maps = L(e(q_, **kwargs)).map(lambda m: (m.flip(-1) if mirrored else m).detach().float()/n)

@@ -124,6 +124,17 @@ class Layers(list):
         toks = [c for c in res if c.grid==res[-1].grid and c.channels==res[-1].channels and c.end <= self.attns[-1]]
         return toks[-1] if toks else res[-1]
 
+    def stages(self)->list: # `Candidate`s, the coarsest first
+        "The ends of the stages before the layer of `auto()`: of each finer grid the outermost layer, and of several the last"
+        at,found,least = self.auto(),{},None
+        for c in self.features():
+            if c.end>at.end: break
+            area = c.grid.h*c.grid.w
+            if least is not None and area>least: continue # a grid that grows again is a branch's, or an attention's own
+            least,deep = area,min(n.count('.') for n in c.aliases)
+            if area not in found or deep<=found[area][0]: found[area] = deep,c
+        return [found[a][1] for a in sorted(found) if a>at.grid.h*at.grid.w]
+
     def _why(self):
         if self.shapes: return f"its last layer with rows and columns, {self.shapes[-1][0]!r}, puts out {tuple(self.shapes[-1][1][1:])}; try a larger image"
         return "no layer puts out (bs,c,h,w), (bs,h,w,c) or (bs,tokens,c)"

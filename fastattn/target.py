@@ -103,7 +103,12 @@ class Target:
         rows = torch.arange(len(idx), device=out.device)
         res = out[rows, self.idx.to(out.device)[idx.to(out.device)]]
         if self.lone: s = self.sign.to(out)[idx.to(out.device)]; res = res*s.view(-1, *[1]*(res.ndim-1))
-        return res if self.region is None else (res*self.region[idx.to(out.device)]).sum((1,2))
+        if self.region is None: return res
+        r = self.region[idx.to(out.device)]
+        if r.shape[1:]!=res.shape[1:]: # of an image that is seen larger
+            r = F.interpolate(r[:,None], size=res.shape[1:], mode='bilinear', align_corners=False)[:,0]
+            r = r/r.sum((1,2), keepdim=True)
+        return (res*r).sum((1,2))
 
     def watching(self,
         model:nn.Module # What will be asked
