@@ -3,9 +3,9 @@
 An object is cut out of its photograph along a polygon and lies, at a random place, size and side, on a piece of another photograph, among two or three other objects that cover a fifth of it at most.
 The class asked about is what EfficientNet-Lite0 calls the object alone on grey; a composite is kept if that is still what it sees first. Other networks are asked about the same class on the same pictures.
 Photographs come with scikit-image, scikit-learn and matplotlib, and five of them in the wheel of `gradio` 6.31.0 (Apache-2.0; 30 MB), which is downloaded once and not installed.
-`python bench/objects.py` tries the methods named behind it (`gradcam` by itself) on some 200 composites, which take minutes to find; `--sheet FILE` draws the first sixty with the outlines of their masks.
+`bench/localise.py` asks the methods about them; `python bench/objects.py sheet.png` draws the first sixty, with the outlines of their masks.
 """
-import argparse, collections, functools, os, pathlib, random, subprocess, sys, tempfile, zipfile
+import argparse, functools, os, pathlib, random, subprocess, sys, tempfile, zipfile
 from importlib.util import find_spec
 import numpy as np, torch
 from PIL import Image, ImageDraw
@@ -140,27 +140,14 @@ def ranked(maps, masks, side=56):
     on = (f(masks)>=.5).float().gather(1, f(maps).argsort(dim=1, descending=True, stable=True))
     return (on.cumsum(1)/torch.arange(1, side**2+1)*on).sum(1)/on.sum(1)
 
-def evaluate(model, x, masks, classes, method, **kwargs):
-    "Mean and standard error of three figures for one method"
-    from fastattn.all import explain, pointing_game, energy_inside
-    maps = torch.cat([explain(model, x[i:i+16], method, target=classes[i:i+16], **kwargs).as_subclass(torch.Tensor) for i in range(0, len(x), 16)])
-    figures = dict(pointing=pointing_game(maps, masks).float(), energy_inside=energy_inside(maps, masks), average_precision=ranked(maps, masks))
-    return {k:[round(v.mean().item(),3), round((v.std()/len(v)**.5).item(),3)] for k,v in figures.items()}
-
 if __name__=='__main__':
-    from common import write
-    from fastattn.weights import imagenet_names
+    import matplotlib; matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
     p = argparse.ArgumentParser()
-    p.add_argument('methods', nargs='*', default=['gradcam']); p.add_argument('-n', type=int, default=240); p.add_argument('--seed', type=int, default=0); p.add_argument('--sheet')
+    p.add_argument('sheet', help='where to draw the first sixty, with the outlines of their masks'); p.add_argument('-n', type=int, default=60); p.add_argument('--seed', type=int, default=0)
     a = p.parse_args()
-    ims,masks,classes = composites(a.n, a.seed)
-    if a.sheet:
-        import matplotlib; matplotlib.use('Agg')
-        import matplotlib.pyplot as plt
-        fig,axs = plt.subplots(6, 10, figsize=(20,12), layout='constrained')
-        for ax in axs.flat: ax.axis('off')
-        for ax,im,m in zip(axs.flat, ims, masks): ax.imshow(im); ax.contour(m.float(), [.5], colors='c', linewidths=1)
-        fig.savefig(a.sheet, dpi=60)
-    names = imagenet_names()
-    write('objects', what='EfficientNet-Lite0 asked about photographed objects among clutter: mean and standard error', composites=len(ims), seed=a.seed, area=round(masks.float().mean().item(),3),
-          classes=collections.Counter(names[c] for c in classes), rows={m:evaluate(network(), normed(ims), masks, classes, m) for m in a.methods})
+    ims,masks,_ = composites(a.n, a.seed)
+    fig,axs = plt.subplots(6, 10, figsize=(20,12), layout='constrained')
+    for ax in axs.flat: ax.axis('off')
+    for ax,im,m in zip(axs.flat, ims, masks): ax.imshow(im); ax.contour(m.float(), [.5], colors='c', linewidths=1)
+    fig.savefig(a.sheet, dpi=60)

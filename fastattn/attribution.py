@@ -24,15 +24,21 @@ def _score(p):
     "The probe's score as captum calls it: `idx` says which image each row comes from"
     def _f(x, idx):
         s = p.score(x.to(p.x.dtype), idx=idx) # noise and weights of a path may come in float32
-        if torch.is_grad_enabled() and not s.requires_grad: raise RuntimeError("No gradient reaches the pixels: a `no_grad` or `detach` inside the model, or a target function that leaves the graph. 'occlusion' and 'rise' do without.")
+        if torch.is_grad_enabled() and not s.requires_grad: raise RuntimeError(_cut)
         return s
     return _f
+
+_cut = "No gradient reaches the pixels: a `no_grad` or `detach` inside the model, or a target function that leaves the graph. 'occlusion' and 'rise' do without."
 
 def _attributed(p, f, max_bytes=None):
     "`f(x, idx, rows)`, attributions of some of the images, for all of them as `(bs,c,h,w)` in float32"
     n,rows = len(p.x),rows_at_once(p.model, p.x, max_bytes)
     if rows<n: p.out # classes and regions are those of all images, asked for before
-    def _part(ids, rows): return f(p.x[ids].detach().requires_grad_(), p.idx[ids], rows).detach().float()
+    def _part(ids, rows):
+        try: return f(p.x[ids].detach().requires_grad_(), p.idx[ids], rows).detach().float()
+        except RuntimeError as e:
+            if 'not have been used in the graph' not in str(e): raise
+            raise RuntimeError(_cut) from e
     return torch.cat(in_portions(_part, n, rows))
 
 def _like(baseline, x, idx, n):

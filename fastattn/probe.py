@@ -31,7 +31,7 @@ class Probe:
         self.target = ifnone(target, Target())
         self.layers,self.grids = [n for n,_ in layers],[g for _,g in layers]
         self.idx = torch.arange(len(x), device=x.device)
-        self._outs,self._fixed,self._replay,self.notes = None,False,None,{} # `notes`: what a method reports besides its map, by name: one value for each image
+        self._out,self._outs,self._fixed,self._replay,self.notes = None,None,False,None,{} # `notes`: what a method reports besides its map, by name: one value for each image
 
     def _keep(self, i, module, args, out):
         t = main_tensor(out)
@@ -72,7 +72,7 @@ class Probe:
     @property
     def out(self):
         "What the model returned for the images"
-        if not self._fixed: self._run()
+        if self._out is None: self._run()
         return self._out
 
     @property

@@ -138,7 +138,8 @@ class Biases:
 
     def grads(self, score):
         "What each pixel and each bias gives to the score: `(bs,c,h,w)` of the input, and one `(bs,c,gh,gw)` for each bias"
-        gs = torch.autograd.grad(score.sum(), [self.x,*self.seen], allow_unused=True)
+        gs = torch.autograd.grad(score.sum(), [self.x,*self.seen], allow_unused=True) if score.requires_grad else [None]
+        if gs[0] is None: raise RuntimeError("No gradient reaches the pixels: a `no_grad` or `detach` inside the model, or a target function that leaves the graph.")
         gs = [torch.zeros_like(o) if g is None else g for g,o in zip(gs, [self.x,*self.seen])]
         return [gs[0].float()*self.x.detach().float()] + [g.float()*b.float()[:,None,None] for g,b in zip(gs[1:], self.biases)]
 

@@ -115,6 +115,19 @@ def test_wrapped(name):
     close(explain(c, x, name), ref)
     assert hooks(m)==0
 
+def test_views(name):
+    "Noise, mirrors and enlargement are options of every method, and neighbours do not matter to them"
+    m,x = case(name)
+    def ask(x, **kw): return explain(m, x, name, **kw)
+    h = ask(x, smooth=1, tta=True)
+    close(ask(x[1:2], smooth=1, tta=True).raw, h.raw[1:2])
+    plain,mirror = ask(x, target=1 if explainers[name].by_class else None),ask(x.flip(-1), target=1 if explainers[name].by_class else None)
+    close(ask(x, tta=True, target=1 if explainers[name].by_class else None).raw, (plain.raw+mirror.raw.flip(-1))/2)
+    assert type(h) is Heatmap and h.shape==(len(x), *x.shape[-2:]) and torch.isfinite(h).all()
+    if explainers[name].demo is None: # networks that take any size
+        big = ask(x, enlarge=2)
+        assert big.shape==h.shape and big.target==ask(x).target
+
 def test_targets(name):
     m,x = case(name)
     if not explainers[name].by_class:
