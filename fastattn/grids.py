@@ -258,7 +258,10 @@ def _collect(model, ends, starts, size, out):
     items,every,seen,shapes,skipped = [],{},[],[],False
     attns = [n for n,m in model.named_modules() if _is_attention(m)]
     def inside(n): return any(n.startswith(a+'.') for a in attns)
+    lines = {s[1] for _,_,s,*_ in ends if len(s)==3}
+    def weights(n, s): return len(s)==4 and s[2]==s[3] and s[2] in lines and inside(n) # every token's weights for every token are no picture
     for n,m,shape,start,end,same,maker in ends:
+        if weights(n, shape): continue
         if len(shape)==4: shapes.append((n, shape))
         first = _tokens_first(shape)
         if (g := grid_of((1,shape[0],shape[2]) if first else shape, size, m, seen)) is None: continue
