@@ -209,6 +209,11 @@ def _is_attention(m):
     name = type(m).__name__.lower()
     return any(o in name for o in ('attn','attention')) and 'block' not in name or isinstance(m, nn.MultiheadAttention) or not _queries.isdisjoint(m._modules)
 
+def _attentions(model):
+    "The names of all attentions, and whether a name is inside one of them"
+    attns = [n for n,m in model.named_modules() if _is_attention(m)]
+    return attns,lambda n: any(n.startswith(a+'.') for a in attns)
+
 def candidates(
     model:nn.Module, # Any vision model
     x:Tensor # A batch `(bs,c,h,w)` as the model takes it; one image of it is used
@@ -243,7 +248,9 @@ def _scan(model, x):
     res = _collect(model, [e for e in ends if e[0] in first or not _tokens_first(e[2])], starts, size, out)
     res.held = held[0]
     items = res.features()
-    if items and res.out is None and (res.attns or items[-1].grid.in_line): res.read = _last_read(model, x, items)
+    if items and res.out is None and (res.attns or items[-1].grid.in_line):
+        _,inside = _attentions(model)
+        res.read = _last_read(model, x, [c for c in items if c is items[-1] or not inside(c.name)]) # values that a convolution has made are no features either
     return res
 
 def _several(o):
@@ -256,8 +263,7 @@ def _tokens_first(shape): return len(shape)==3 and shape[1]==1 and shape[0]>1 # 
 
 def _collect(model, ends, starts, size, out):
     items,every,seen,shapes,skipped = [],{},[],[],False
-    attns = [n for n,m in model.named_modules() if _is_attention(m)]
-    def inside(n): return any(n.startswith(a+'.') for a in attns)
+    attns,inside = _attentions(model)
     lines = {s[1] for _,_,s,*_ in ends if len(s)==3}
     def weights(n, s): return len(s)==4 and s[2]==s[3] and s[2] in lines and inside(n) # every token's weights for every token are no picture
     for n,m,shape,start,end,same,maker in ends:
