@@ -9,27 +9,32 @@ __all__ = ['Grid', 'grid_of', 'main_tensor', 'Candidate', 'Layers', 'tokens_read
 from fastai.basics import *
 from .record import *
 from contextlib import ExitStack
-import dataclasses,itertools
+import dataclasses,itertools,re,weakref
 
 # %% ../nbs/00b_grids.ipynb #b01fc778
 @dataclasses.dataclass
 class Grid:
-    "How a layer's output is laid out on the image: `'nchw'`, `'nhwc'`, or `'tokens'` with `prefix` tokens before those of the image"
+    "How a layer's output is laid out on the image: `'nchw'`, `'nhwc'`, or `'tokens'` with `prefix` tokens before those of the image; `'tokens_first'` are `(tokens,bs,c)`"
     h:int # Rows
     w:int # Columns
     kind:str='nchw'
     prefix:int=0
 
+    @property
+    def in_line(self): return self.kind.startswith('tokens') # are the places a line of tokens?
+
     def read(self, o): # A layer's output -> `(bs,c,h,w)`
         "The layer's output as `(bs,c,h,w)`"
         if self.kind=='nchw': return o
         if self.kind=='nhwc': return o.permute(0,3,1,2)
+        if self.kind=='tokens_first': o = o.transpose(0,1)
         return o[:,self.prefix:].transpose(1,2).unflatten(2, (self.h,self.w))
 
     def write(self, m, o): # `(bs,c,h,w)` and the output it stands in for -> an output of the layer's own shape
         "The inverse of `read`: put the map `m` in the place of the layer's output `o`, whose prefix tokens stay"
         if self.kind=='nchw': return m
         if self.kind=='nhwc': return m.permute(0,2,3,1)
+        if self.kind=='tokens_first': return torch.cat([o[:self.prefix], m.flatten(2).permute(2,0,1)])
         return torch.cat([o[:,:self.prefix], m.flatten(2).transpose(1,2)], 1)
 
 # %% ../nbs/00b_grids.ipynb #10aa6ab7
@@ -93,11 +98,11 @@ class Layers(list):
         out=None, # Shape of the model's output if that is itself a picture
         attns=(), # When each attention began
         shapes=(), # `(name, shape)` of all four-dimensional outputs
-        names=(), # All modules of the model
-        patches_read=False # Does the answer depend on the patches of the last tokens, and not on CLS alone?
+        names=() # All modules of the model
     ):
         super().__init__(items)
-        self.every,self.out,self.attns,self.shapes,self.names,self.patches_read = every or {},out,attns,shapes,list(names),patches_read
+        self.every,self.out,self.attns,self.shapes,self.names = every or {},out,attns,shapes,list(names)
+        self.read = None # the last of the candidates whose places the answer depends on; None if that was not asked or cannot be told
         self.detects = False # does the model return boxes? Then what is behind its backbone has no one grid
         self.held = 0 # bytes of all that the modules put out for one image: about what a pass with a graph keeps
 
@@ -109,7 +114,7 @@ class Layers(list):
 
     def features(self)->list: # `Candidate`s
         "Those that hold features: not the whole model, no pooling, no mask and nothing from which one is made (by the name of `mask`)"
-        res = [c for c in self if '' not in c.aliases and 'Pool' not in c.cls]
+        res = [c for c in self if '' not in c.aliases and not re.search(r'Pool(ing)?(\d|$)', c.cls)] # `MaxPool2d`, but no `PoolFormerStage`
         return [c for c in res if c.channels>1 and 'mask' not in c.name.split('.')] or res
 
     def auto(self)->Candidate:
@@ -119,8 +124,9 @@ class Layers(list):
         if not res: raise ValueError(f"This model has no spatial features to draw a map from: {self._why()}. Attributions of pixels, such as 'saliency', need none.")
         if self.out is not None:                                    # the answer is itself a picture: the deepest features
             return [c for c in res if c.grid.h*c.grid.w == min(o.grid.h*o.grid.w for o in res)][-1]
-        if res[-1].grid.kind != 'tokens' or not self.attns or self.patches_read: return res[-1]
-        # with tokens pooled by a CLS token the last output's patches have no gradient: take what the last attention reads
+        if self.read is not None and not self.detects: return self.read
+        if not res[-1].grid.in_line or not self.attns: return res[-1]
+        # no gradient tells who reads what: take what the last attention reads, behind which only a CLS token may count
         toks = [c for c in res if c.grid==res[-1].grid and c.channels==res[-1].channels and c.end <= self.attns[-1]]
         return toks[-1] if toks else res[-1]
 
@@ -179,10 +185,47 @@ def tokens_read(
     g, = torch.autograd.grad(s, leaf, allow_unused=True)
     return None if g is None else g[0].abs().sum(-1)>0
 
+def _last_read(model, x, items):
+    "The last of the candidates `items` whose places the answer depends on, or None"
+    for n in (1,16,len(items)): # most models answer from the last one: the graph starts as late as it can
+        part = items[-n:]
+        outs = {}
+        def _keep(name, m, args, out):
+            t = main_tensor(out)
+            if not t.requires_grad: # the graph starts here
+                torch.set_grad_enabled(True)
+                t = t.detach().requires_grad_()
+            outs[name],old = t,main_tensor(out)
+            return map_tensors(lambda o: t.clone() if o is old else o, out) # a clone, since what follows may work in place
+        with ExitStack() as stack:
+            for c in part: stack.callback(model.get_submodule(c.name).register_forward_hook(partial(_keep, c.name)).remove)
+            for o in (torch.inference_mode(False), evaluating(model), undisturbed(), torch.no_grad(), eagerly()): stack.enter_context(o)
+            out = main_tensor(model(x))
+        if out.ndim==3: return # the answer is the tokens themselves
+        if not out.requires_grad: continue
+        with torch.enable_grad():
+            out = out.flatten().float()
+            s = (out*torch.arange(1., len(out)+1, device=out.device).sin()).sum()
+        for c,g in reversed(list(zip(part, torch.autograd.grad(s, [outs[c.name] for c in part], allow_unused=True)))):
+            if g is None or g.numel()!=c.channels*(c.grid.prefix+c.grid.h*c.grid.w): continue # a module that runs twice, on two shapes
+            at = c.grid.read(g).abs().sum(1)>0
+            if at.float().mean()>.5 if c.grid.in_line else at.any(): return c # of a map a max pooling reads few places
+        if len(part)==len(items): return
+
 # %% ../nbs/00b_grids.ipynb #9989e04a
 _known = Remembered()
 
-def _is_attention(m): return any(o in type(m).__name__.lower() for o in ('attn','attention')) or isinstance(m, nn.MultiheadAttention)
+_queries = {'qkv','qk','q','query','q_proj','to_q','to_qkv','qkv_proj'}
+
+def _is_attention(m):
+    "By its name, or by its parts where it is called otherwise (MHSA, GPSA, ...)"
+    name = type(m).__name__.lower()
+    return any(o in name for o in ('attn','attention')) and 'block' not in name or isinstance(m, nn.MultiheadAttention) or not _queries.isdisjoint(m._modules)
+
+def _attentions(model):
+    "The names of all attentions, and whether a name is inside one of them"
+    attns = [n for n,m in model.named_modules() if _is_attention(m)]
+    return attns,lambda n: any(n.startswith(a+'.') for a in attns)
 
 def candidates(
     model:nn.Module, # Any vision model
@@ -193,15 +236,17 @@ def candidates(
     return _known(model, tuple(x.shape[1:]), lambda: _scan(model, x[:1].detach().as_subclass(Tensor).to(next(model.parameters(), x).device)))
 
 def _scan(model, x):
-    size,clock,starts,ends,last,held = tuple(x.shape[-2:]),itertools.count(),{},[],[None],[0]
+    size,clock,starts,ends,last,held,made = tuple(x.shape[-2:]),itertools.count(),{},[],[None],[0],{}
     def _pre(n, m, args): starts[n] = next(clock)
     def _post(n, m, args, out):
         t = main_tensor(out)
         if t is None or not t.is_floating_point(): return
         same = t is last[0] # a container hands on what its last child put out
         if not same: held[0] += t.nbytes
-        if t.ndim==0 or len(t)!=len(x): return
-        ends.append((n, m, tuple(t.shape), starts[n], next(clock), same))
+        if t.ndim==0 or len(t)!=len(x) and not _tokens_first(t.shape): return
+        ref,maker = made.get(id(t), (lambda: None, None))
+        ends.append((n, m, tuple(t.shape), starts[n], next(clock), same, maker if ref() is t and _several(out) else None))
+        made[id(t)] = weakref.ref(t),n
         last[0] = t
     with ExitStack() as stack, evaluating(model), torch.no_grad():
         for n,m in model.named_modules():
@@ -210,28 +255,45 @@ def _scan(model, x):
         stack.enter_context(eagerly())
         all_ = model(x)
     out = main_tensor(all_)
-    res = _collect(model, ends, starts, size, out)
-    res.detects = 'pred_boxes' in all_ if isinstance(all_, dict) else isinstance(all_, (list,tuple)) and len(all_)>0 and isinstance(all_[0], dict) and 'boxes' in all_[0]
+    first = {n for n,_,s,*_ in ends if _tokens_first(s)}
+    if first: # of two images the second axis holds two; windows of one image, which look the same so far, become twice as many
+        with Trace(model, *first, take=lambda o: tuple(main_tensor(o).shape)) as t: quietly(model, x.repeat(2,1,1,1))
+        first = {n for n,s in t.items() if s[1:2]==(2,)}
+    res = _collect(model, [e for e in ends if e[0] in first or not _tokens_first(e[2])], starts, size, out)
     res.held = held[0]
-    last = res.features()[-1:]
-    if last and last[0].grid.kind=='tokens' and res.attns and res.out is None:
-        g = last[0].grid
-        read = tokens_read(model, x, last[0].name, g.prefix+g.h*g.w)
-        res.patches_read = read is not None and bool(read[g.prefix:].all())
+    res.detects = 'pred_boxes' in all_ if isinstance(all_, dict) else isinstance(all_, (list,tuple)) and len(all_)>0 and isinstance(all_[0], dict) and 'boxes' in all_[0]
+    items = res.features()
+    if items and res.out is None and not res.detects and (res.attns or items[-1].grid.in_line):
+        _,inside = _attentions(model)
+        res.read = _last_read(model, x, [c for c in items if c is items[-1] or not inside(c.name)]) # values that a convolution has made are no features either
     return res
+
+def _several(o):
+    "Does a module put out more than one tensor?"
+    n = []
+    map_tensors(lambda t: n.append(t) or t, o)
+    return len(n)>1
+
+def _tokens_first(shape): return len(shape)==3 and shape[1]==1 and shape[0]>1 # `(tokens,bs,c)` of one image
 
 def _collect(model, ends, starts, size, out):
     items,every,seen,shapes,skipped = [],{},[],[],False
-    attns = [n for n,m in model.named_modules() if _is_attention(m)]
-    def inside(n): return any(n.startswith(a+'.') for a in attns)
-    for n,m,shape,start,end,same in ends:
+    attns,inside = _attentions(model)
+    lines = {s[1] for _,_,s,*_ in ends if len(s)==3}
+    def weights(n, s): return len(s)==4 and s[2]==s[3] and s[2] in lines and inside(n) # every token's weights for every token are no picture
+    for n,m,shape,start,end,same,maker in ends:
+        if weights(n, shape): continue
         if len(shape)==4: shapes.append((n, shape))
-        if (g := grid_of(shape, size, m, seen)) is None: continue
-        if g.kind!='tokens': seen.append((g.h,g.w))
-        c = Candidate(n, g, shape[3] if g.kind=='nhwc' else shape[2] if g.kind=='tokens' else shape[1], type(m).__name__, start, end)
+        first = _tokens_first(shape)
+        if (g := grid_of((1,shape[0],shape[2]) if first else shape, size, m, seen)) is None: continue
+        if first: g.kind = 'tokens_first'
+        if not g.in_line: seen.append((g.h,g.w))
+        c = Candidate(n, g, shape[3] if g.kind=='nhwc' else shape[2] if g.in_line else shape[1], type(m).__name__, start, end)
         every[n] = c
-        was_skipped,skipped = skipped,g.kind=='tokens' and inside(n) # queries, keys and values are no features
+        was_skipped,skipped = skipped,g.in_line and inside(n) # queries, keys and values are no features
         if skipped: continue
+        # what a module puts out beside the features of a part of it may be made of them, by pooling: the answer then reads those of the part
+        if maker and (part := next((o for o in reversed(items) if maker in o.aliases), None)): part.aliases.append(n); continue
         if same and not was_skipped and items and items[-1].grid==g: c.aliases = items.pop().aliases + [n]
         else: c.aliases = [n]
         items.append(c)

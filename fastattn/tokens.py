@@ -45,7 +45,7 @@ def tokens_grid(
     around = ['.'.join(parts[:i]) for i in range(len(parts),0,-1)]
     known = [every[o].grid for o in around if o in every] + [c.grid for c in every.values()]
     for g in known:
-        if g.h*g.w+(g.prefix if g.kind=='tokens' else 0)==n: return Grid(g.h, g.w, 'tokens', g.prefix)
+        if g.h*g.w+(g.prefix if g.in_line else 0)==n: return Grid(g.h, g.w, 'tokens', g.prefix)
     seen = [(g.h,g.w) for g in known]
     g = grid_of((1,n,1), tuple(x.shape[-2:]), seen=seen)
     if g is not None and seen and (g.h,g.w) not in seen: g = None # a guess, where the model's layers know better: these are no tokens of an image
