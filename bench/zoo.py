@@ -91,11 +91,12 @@ def check(model, size, draws=(2,10), targets=5, c=3):
         warnings.simplefilter('ignore')
         for k in range(targets): # a class for which nothing speaks has an empty map by right
             h = explain(model, x[:1], 'gradcam', target=k)
-            if full := bool((h.raw>0).any()): break
+            auto = explain(model, x[:1], target=k) # what is taken where no method is named, either: it may join several layers
+            if full := bool((h.raw>0).any() and (auto.raw>0).any()): break
     cand,d = candidates(model, x).every[h.layer],0
     for n in draws:
         d = d + changes(model, h.layer, cand.grid.read, size, n, c)
-        r = dict(layer=h.layer, module=cand.cls, layout=cand.grid.kind, prefix=cand.grid.prefix, grid=list(h.raw.shape[-2:]), hits=sum(hits(d.sqrt())), places=len(places), shift=list(shift(d.sqrt())), nonempty=full)
+        r = dict(layer=h.layer, module=cand.cls, layout=cand.grid.kind, prefix=cand.grid.prefix, grid=list(h.raw.shape[-2:]), hits=sum(hits(d.sqrt())), places=len(places), shift=list(shift(d.sqrt())), nonempty=full, method=auto.method)
         if right(r): break
     return r
 
