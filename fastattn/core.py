@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['explainers', 'fusions', 'Explainer', 'explainer', 'strength', 'pick_method', 'suitable', 'as_batch', 'model_of',
-           'batch_of', 'class_names', 'activation_of', 'explain', 'scale_maps', 'Trace', 'evaluating', 'candidates',
-           'Heatmap', 'Probe']
+           'batch_of', 'class_names', 'activation_of', 'explain', 'scale_maps', 'noisy', 'Trace', 'evaluating',
+           'candidates', 'Heatmap', 'Probe']
 
 # %% ../nbs/00_core.ipynb #bb90ee1e
 from fastai.vision.all import *
@@ -265,7 +265,7 @@ def _seen_often(e, p, smooth, tta, enlarge, kwargs):
     if not smooth and not tta and enlarge==1: return e(p, **kwargs)
     sums,notes,n = None,defaultdict(list),max(smooth, 1)*(1+bool(tta))
     with Bar(n) as bar:
-        for q in ([p] if not smooth else _noisy(p, smooth)):
+        for q in ([p] if not smooth else noisy(p, smooth)):
             if enlarge!=1: q = q.at(F.interpolate(q.x, size=[max(1, round(o*enlarge)) for o in q.x.shape[2:]], mode='bilinear', align_corners=False, antialias=True))
             for mirrored in (False,True)[:1+bool(tta)]:
                 q_ = q.at(q.x.flip(-1), mirrored=True) if mirrored else q
@@ -276,8 +276,13 @@ def _seen_often(e, p, smooth, tta, enlarge, kwargs):
     p.notes = {k:torch.stack(v).mean(0) for k,v in notes.items()}
     return list(sums)
 
-def _noisy(p, n, share=.15):
-    "The question about noisy copies of the images; the noise is the same for every image, in shares of the image's range"
-    g = torch.Generator().manual_seed(0)
+def noisy(
+    p:Probe, # A question
+    n:int, # How many
+    share:float=.15, # Standard deviation of the noise, as a share of each image's range
+    seed:int=0 # Of the noise, which is the same for every image
+): # Yields a `Probe` for each
+    "The same question about noisy copies of the images"
+    g = torch.Generator().manual_seed(seed)
     lo,hi = p.x.flatten(1).aminmax(dim=1)
     for _ in range(n): yield p.at(p.x + torch.randn(p.x.shape[1:], generator=g).to(p.x)*(share*(hi-lo))[:,None,None,None])

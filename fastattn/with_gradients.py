@@ -46,11 +46,9 @@ def smooth_gradcam_plus_plus(p,
 ):
     "Smooth Grad-CAM++ (Omeiza et al. 2019, eq. 9-10): Grad-CAM++ with derivatives averaged over noisy copies; the numerator is that of Grad-CAM++, so that without noise it is the same"
     if not isinstance(samples, (int,np.integer)) or samples<1: raise ValueError(f"`samples` must be a whole number, at least 1; it is {samples!r}.")
-    rnd,lo_hi = torch.Generator().manual_seed(seed),p.x.flatten(1).aminmax(dim=1)
-    sd,powers = noise*(lo_hi.max-lo_hi.min)[:,None,None,None],None
-    for _ in range(samples):
-        gs = p.at(p.x + sd*torch.randn(p.x.shape[1:], generator=rnd).to(p.x)).grads()
-        new = [torch.stack([g,g**2,g**3])/samples for g in gs]
+    powers = None
+    for q in noisy(p, samples, noise, seed):
+        new = [torch.stack([g,g**2,g**3])/samples for g in q.grads()]
         powers = new if powers is None else [o+n for o,n in zip(powers, new)]
     return [weighted(_plus_plus(a, *g), a).relu() for a,g in zip(p.acts, powers)]
 
