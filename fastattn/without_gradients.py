@@ -77,7 +77,7 @@ def _score_weighted(p, max_channels, max_bytes, passes=1, weights=None):
     with Bar(passes*sum(o.numel() for o in picks)) as bar:
         return [weighted(weights(_picked(a, ids), bar).softmax(1), _picked(a, ids)).relu() for a,ids in zip(p.acts, picks)]
 
-@explainer(suits=.1)
+@explainer(suits=0) # a pass for each channel: never by itself
 def scorecam(p,
     max_channels:int=None, # As many channels of each image, those that vary most; None is all
     max_bytes:int=None # What a pass may take; None is 1 GB
@@ -85,7 +85,7 @@ def scorecam(p,
     "Score-CAM (Wang et al. 2020, eq. 4-7): features weighted by the softmax of the scores of the image seen through each of them"
     return _score_weighted(p, max_channels, max_bytes)
 
-@explainer(suits=.05)
+@explainer(suits=0)
 def sscam(p,
     samples:int=35, # Noisy copies of each map
     noise:float=2., # Standard deviation of the noise on a map that is scaled to 0..1
@@ -102,7 +102,7 @@ def sscam(p,
         return sum(_one(torch.randn(n,1,*size, generator=g)) for _ in range(samples))/samples
     return _score_weighted(p, max_channels, max_bytes, samples, _weights)
 
-@explainer(suits=.05)
+@explainer(suits=0)
 def iscam(p,
     samples:int=10, # Steps of the integral
     max_channels:int=None, # As many channels of each image, those that vary most; None is all
