@@ -27,7 +27,7 @@ def _quickest(f, enough=.3):
     return res,best
 
 def _asked_methods(methods, model, xb, n):
-    if isinstance(methods, dict): res = dict(methods)
+    if isinstance(methods, dict): res = {m:ifnone(o, {}) for m,o in methods.items()}
     else: res = {m:{} for m in ([methods] if isinstance(methods, str) else suitable(model, x=xb)[:n] if methods is None else methods)}
     if not res: raise ValueError("No method was given; None takes those that suit the model best.")
     for m in res: pick_method(m, model)
@@ -47,6 +47,7 @@ def plot_methods(
 )->plt.Figure:
     "A row for each method: its map over each picture, the time for each picture, and what that is in plain forward passes"
     model,learner = model_of(learn)
+    if not is_picture(x) and not isinstance(x, (list,tuple,L,Tensor)): raise TypeError(f"`x` is a picture, a list of them, or a batch (bs,c,h,w); it is a {type(x).__name__}.")
     one = not isinstance(x, (list,tuple,L)) and (is_picture(x) or x.ndim==3)
     xs = [x] if one else list(x)
     if not xs: raise ValueError("No picture was given.")

@@ -143,7 +143,8 @@ def activation_of(
     "What turns the model's scores into probabilities"
     f = learn.loss_func
     act = getattr(f, 'activation', None)
-    return partial(F.softmax, dim=1) if act is None and (isinstance(f, nn.CrossEntropyLoss) or f is F.cross_entropy) else act # PyTorch's own know no activation
+    if act is None and (isinstance(f, nn.CrossEntropyLoss) or f is F.cross_entropy): return partial(F.softmax, dim=1) # PyTorch's own know no activation
+    return torch.sigmoid if act is None and (isinstance(f, nn.BCEWithLogitsLoss) or f is F.binary_cross_entropy_with_logits) else act
 
 # %% ../nbs/00_core.ipynb #92e72ab0
 def explain(
@@ -163,16 +164,23 @@ def explain(
     "Where does the model look? Pictures get their maps on the original picture; pictures of several sizes give an `L` of Heatmaps, unless `size` makes them one"
     if not isinstance(learn, (nn.Module,Learner)): raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; a file is loaded with `load_learner`.")
     model,learner = (learn,None) if isinstance(learn, nn.Module) else (learn.model,learn)
-    if isinstance(size, int): size = (size,size)
-    if fuse not in fusions: raise ValueError(f"`fuse` is one of {', '.join(map(repr, fusions))}; it is {fuse!r}.")
+    size = _size(size)
+    if not isinstance(fuse, str) or fuse not in fusions: raise ValueError(f"`fuse` is one of {', '.join(map(repr, fusions))}; it is {fuse!r}.")
     if not isinstance(smooth, (int,np.integer)) or isinstance(smooth, bool) or smooth<0: raise ValueError(f"`smooth` is a number of noisy copies, such as 8; it is {smooth!r}.")
-    if not isinstance(enlarge, (int,float)) or isinstance(enlarge, bool) or not enlarge>0: raise ValueError(f"`enlarge` is a factor, such as 1.5; it is {enlarge!r}.")
+    if not isinstance(tta, (bool,np.bool_)): raise ValueError(f"`tta` is True or False; it is {tta!r}.")
+    if not isinstance(enlarge, (int,float,np.number)) or isinstance(enlarge, bool) or not 0<enlarge<100: raise ValueError(f"`enlarge` is a factor, such as 1.5; it is {enlarge!r}.")
     ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, views=(smooth,tta,enlarge), **kwargs)
     with torch.inference_mode(False), evaluating(model), undisturbed(learner):
         if not is_picture(x):
             if isinstance(x, (tuple,list,L)) and len(x)==0: raise ValueError("`x` is empty: there is nothing to explain.")
             return ask(as_batch(x, model), target=target, size=size)
         return _explain_pictures(ask, partial(batcher, learner, prep), image_class(learner), model, x, target, size)
+
+def _size(size):
+    if size is None: return
+    hw = (size,size) if isinstance(size, (int,np.integer)) else tuple(size) if isinstance(size, (list,tuple)) else ()
+    if len(hw)!=2 or not all(isinstance(o, (int,np.integer)) and o>0 for o in hw): raise ValueError(f"`size` is height and width of the result in pixels, or one number for both; it is {size!r}.")
+    return hw
 
 def _explain_pictures(ask, make, cls, model, x, target, size):
     pics = [open_picture(o, cls) for o in (x if isinstance(x, (list,tuple,L)) else [x])]
@@ -200,7 +208,13 @@ def _join(rs):
     return Heatmap(torch.stack([t for t,_ in rs]), **meta)
 
 # %% ../nbs/00_core.ipynb #867030b1
-def _ask(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1), **kwargs):
+def _ask(model, learner, x, method, target, layer, size, **kwargs):
+    try: return _answer(model, learner, x, method, target, layer, size, **kwargs)
+    except DidNotRun: # the layers were looked for before its forward was changed
+        look_again(model)
+        return _answer(model, learner, x, method, target, layer, size, **kwargs)
+
+def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1), **kwargs):
     e = pick_method(method, model, target is not None, x)
     vocab = class_names(learner) if learner is not None else None
     cs = candidates(model, x)
@@ -235,7 +249,7 @@ def scale_maps(
 )->Tensor: # 0..1, or -1..1
     "Divide every map by its maximum; an empty map stays empty"
     top = (raw.abs() if signed else raw).flatten(1).amax(1)[:,None,None]
-    return torch.where(top>0, raw/top.clamp(min=torch.finfo(raw.dtype).tiny), torch.zeros_like(raw))
+    return torch.where((top>0)|top.isnan(), raw/top.clamp(min=torch.finfo(raw.dtype).tiny), torch.zeros_like(raw))
 
 def _finish(raw, size, e, p):
     if not torch.isfinite(raw).all(): raise ValueError(f"{e.name!r} gave values that are not finite; does the model's output hold inf or nan for these images?")
@@ -266,7 +280,7 @@ def _seen_often(e, p, smooth, tta, enlarge, kwargs):
     sums,notes,n = None,defaultdict(list),max(smooth, 1)*(1+bool(tta))
     with Bar(n) as bar:
         for q in ([p] if not smooth else noisy(p, smooth)):
-            if enlarge!=1: q = q.at(F.interpolate(q.x, size=[max(1, round(o*enlarge)) for o in q.x.shape[2:]], mode='bilinear', align_corners=False, antialias=True))
+            if enlarge!=1: q = _enlarged(q, enlarge)
             for mirrored in (False,True)[:1+bool(tta)]:
                 q_ = q.at(q.x.flip(-1), mirrored=True) if mirrored else q
                 maps = L(e(q_, **kwargs)).map(lambda m: (m.flip(-1) if mirrored else m).detach().float()/n)
@@ -275,6 +289,11 @@ def _seen_often(e, p, smooth, tta, enlarge, kwargs):
                 bar.step()
     p.notes = {k:torch.stack(v).mean(0) for k,v in notes.items()}
     return list(sums)
+
+def _enlarged(p, by):
+    size = [max(1, round(o*by)) for o in p.x.shape[2:]]
+    try: return p.at(F.interpolate(p.x, size=size, mode='bilinear', align_corners=False, antialias=True))
+    except (AssertionError,RuntimeError,ValueError) as e: raise ValueError(f"The model does not take images of {size[0]} x {size[1]}, so `enlarge={by:g}` is not for it ({e}).") from e
 
 def noisy(
     p:Probe, # A question

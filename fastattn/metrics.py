@@ -11,7 +11,7 @@ import functools,inspect
 from .core import *
 from .batches import Bar
 from .sanity import sanity_check
-from .faithful import deletion,insertion,average_drop
+from .faithful import *
 
 # %% ../nbs/10_metrics.ipynb #78efc430
 _all_ = ['sanity_check', 'deletion', 'insertion', 'average_drop']
@@ -21,6 +21,8 @@ def _pair(maps, masks):
     "Maps `(n,h,w)` as floats and masks `(n,H,W)` as booleans, at the size of the masks"
     maps,masks = (torch.as_tensor(o).as_subclass(Tensor) for o in (maps,masks))
     maps,masks = (o[None] if o.ndim==2 else o for o in (maps,masks))
+    for k,o in (('maps',maps),('masks',masks)):
+        if o.ndim!=3: raise ValueError(f"`{k}` must be (n,h,w), a single number for each place; their shape is {tuple(o.shape)}.")
     if len(maps)!=len(masks): raise ValueError(f"{len(maps)} maps were given for {len(masks)} masks; each map needs the mask of its own image.")
     maps,masks = maps.float(),(masks>0).to(maps.device)
     if maps.shape[-2:]!=masks.shape[-2:]: maps = F.interpolate(maps[:,None], size=masks.shape[-2:], mode='bilinear', align_corners=False)[:,0]
@@ -32,11 +34,12 @@ def _for_learners(metric):
     def _f(maps, masks=None, *args, x=None, method='auto', target=None, **kwargs):
         if not isinstance(maps, (Learner,nn.Module)): return metric(maps, masks, *args, **kwargs)
         own = {k:kwargs.pop(k) for k in list(kwargs) if k in inspect.signature(metric).parameters}
-        items,mask = _items_and_masks(maps, masks, x)
+        items,pic,mask = _items_and_masks(maps, masks, x)
         res = []
         with Bar(len(items)) as bar:
             for i in range(0, len(items), 32):
-                hs = explain(maps, list(items[i:i+32]), method, target=target, **kwargs)
+                part = slice(i, min(i+32, len(items)))
+                hs = explain(maps, [pic(j) for j in range(part.start, part.stop)], method, target=targets_of(target, part, len(items)), **kwargs)
                 res += [metric(h, mask(j), *args, **own) for j,h in enumerate(hs, i)]
                 bar.step(len(hs))
         return torch.cat(res)
@@ -44,14 +47,18 @@ def _for_learners(metric):
 
 def _items_and_masks(learn, masks, x):
     if x is None and not isinstance(learn, Learner): raise ValueError("A bare model knows no pictures: pass `x=`, a list of them (or a fastai Learner, whose validation set is taken).")
-    items = L(learn.dls.valid_ds.items if x is None else x)
+    if isinstance(x, Tensor): raise ValueError("`x` is a list of pictures; of a batch, draw the maps with `explain` and pass them in place of the learner.")
+    ds = learn.dls.valid_ds if x is None else None
+    items = ds.items if x is None else L(x)
+    if isinstance(items, pd.DataFrame): items = [items.iloc[i] for i in range(len(items))]
     if not len(items): raise ValueError("There is no picture to draw a map of.")
     if masks is None: raise ValueError("Which pixels are the object's? Pass `masks`: a function from a picture's file to its mask, or one mask for each picture.")
     if not callable(masks) and len(masks)!=len(items): raise ValueError(f"{len(masks)} masks were given for {len(items)} pictures; each picture needs its own.")
     def _mask(j):
         m = masks(items[j]) if callable(masks) else masks[j]
         return torch.as_tensor(np.array(m) if not isinstance(m, Tensor) else m)[None]
-    return items,_mask
+    def _picture(j): return items[j] if ds is None or isinstance(items[j], (str,Path)) and Path(items[j]).is_file() else ds[j][0]
+    return items,_picture,_mask
 
 @_for_learners
 def energy_inside(

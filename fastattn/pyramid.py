@@ -11,8 +11,12 @@ from .core import *
 from .with_gradients import *
 
 # %% ../nbs/05d_pyramid.ipynb #99967a67
-def _layers(cs, finer=1, **kwargs):
+def _checked(finer):
     if not isinstance(finer, (int,np.integer)) or isinstance(finer, bool) or finer<0: raise ValueError(f"`finer` is a number of stages, such as 1; it is {finer!r}.")
+    return finer
+
+def _layers(cs, finer=1, **kwargs):
+    finer = _checked(finer)
     return [c.name for c in cs.stages()[:finer][::-1]]+[cs.auto().name]
 
 def _has_stages(model, x):
@@ -23,9 +27,10 @@ def _on(m, size): return m if m.shape[1:]==size else F.interpolate(m[:,None], si
 
 @explainer(grad=True, suits=1.5, fits=_has_stages, pick=_layers)
 def pyramidcam(p,
-    finer:int=1 # How many stages before the last layer; of several the geometric mean is taken, 0 is Grad-CAM
+    finer:int=1 # How many stages before the last layer; of several the geometric mean is taken, 0 is Grad-CAM. With `layer` those layers are taken, the last as the coarse one
 ):
     "Grad-CAM at the last layer (Selvaraju et al. 2017, eq. 1-2) times element-wise Grad-CAM at the end of the stage before: which object, and where"
+    _checked(finer)
     acts,grads = p.acts,p.grads()
     size = max((a.shape[2:] for a in acts), key=lambda s: s[0]*s[1])
     what = scale_maps(_on(weighted(grads[-1].mean((2,3)), acts[-1]).relu(), size))

@@ -27,6 +27,10 @@ class contrast:
     def settle(self, out, vocab, n, probe=None):
         "Fix the classes on the clean pass"
         out = model_output(out).detach()
+        for k in ('this','other'):
+            v = getattr(self, k)
+            if isinstance(v, (list,tuple,L)) and (k=='this' or not len(v)): raise ValueError(f"`{k}` of a contrast is {'a class' if k=='this' else 'a class, or a list of at least one'}; it is {v!r}.")
+        if not isinstance(self.n, (int,np.integer)) or isinstance(self.n, bool) or self.n<1: raise ValueError(f"`n` is how many other classes count, at least 1; it is {self.n!r}.")
         if out.ndim!=2 or out.shape[1]<2: raise ValueError(f"A contrast is one between classes; the model returns {tuple(out.shape)}.")
         c = out.shape[1]
         res = copy.copy(self)
@@ -42,8 +46,7 @@ class contrast:
     def __call__(self, out, idx):
         out = model_output(out).as_subclass(Tensor)
         a,b = out.gather(1, self.a[idx][:,None]),out.gather(1, self.b[idx])
-        w = out.softmax(1).gather(1, self.b[idx])
-        return (w*(a-self.alpha*b)).sum(1)/(w.sum(1)+1e-9)
+        return (b.softmax(1)*(a-self.alpha*b)).sum(1) # their probabilities, as shares of each other's
 
 def _name(i, vocab): return str(int(i) if vocab is None or int(i)>=len(vocab) else vocab[int(i)])
 
@@ -104,14 +107,23 @@ class similar_to:
         self.other,self.got,self.model = got[0].float(),None,model
 
     def settle(self, out, vocab, n, probe=None):
-        if probe is not None and probe.model is not self.model: raise ValueError("`similar_to` was given another model than `explain`; give both the same.")
         if len(self.other) not in (1,n): raise ValueError(f"{len(self.other)} pictures to compare with were given for {n} images; give one for all, or one for each.")
         self.names = ['similarity']*n
         return self
 
+    def part(self, part, n):
+        "The same, for some of `n` images"
+        if len(self.other)!=n: return self
+        res = copy.copy(self)
+        res.other = self.other[part]
+        return res
+
     @contextmanager
     def watching(self, model):
-        with catching(model, *self.at) as self.got: yield
+        if model is not self.model: raise ValueError("`similar_to` was given another model than `explain`; give both the same.")
+        try:
+            with catching(model, *self.at) as self.got: yield
+        finally: self.got = None
     def __call__(self, out, idx):
         if not self.got: raise ValueError(f"Layer {self.at[0]!r} did not run, so there is no embedding to compare.")
         return F.cosine_similarity(self.got[0].float(), self.other if len(self.other)==1 else self.other[idx], dim=1)
@@ -121,19 +133,36 @@ class detection:
     "Target: the score of a detector's box. Of a torchvision detector that of the box which overlaps most, and the overlap, as long as it has the label; of a transformers detector the logit of the query that fits best"
     def __init__(self,
         box=0, # Number of a detection, the surest first; or a box `(x0,y0,x1,y1)` in pixels of the model's input; or one of these for each image
-        label=None, # Class of the box by number; None is that of the detection
+        label=None, # Class of the box by number or name; None is that of the detection
     ): store_attr()
+
+    def _boxes(self, n):
+        "For each image the number of a detection, or four numbers"
+        def _numbers(o): return isinstance(o, (Tensor,ndarray)) and o.ndim==1 and len(o)==4 or isinstance(o, (list,tuple,L)) and len(o)==4 and all(isinstance(v, (int,float,np.number)) for v in o)
+        def _one(o): return isinstance(o, (int,np.integer)) and not isinstance(o, bool) or _numbers(o)
+        box = self.box
+        if _one(box): return [box]*n
+        if not isinstance(box, (list,tuple,L,Tensor,ndarray)) or not len(box) or not all(map(_one, box)): raise ValueError(f"`box` is the number of a detection, or (x0,y0,x1,y1) in pixels of the model's input, or one of these for each image; it is {box!r}.")
+        if len(box)!=n: raise ValueError(f"{len(box)} boxes were given for {n} images; give one for all, or one for each.")
+        return list(box)
+
+    def part(self, part, n):
+        "The same, for some of `n` images"
+        res = copy.copy(self)
+        res.box = self._boxes(n)[part]
+        return res
 
     def settle(self, out, vocab, n, probe=None):
         "Fix box, label and query on the clean pass"
         res = copy.copy(self)
-        box = self.box if isinstance(self.box, (list,tuple,L)) and not isinstance(self.box[0], (int,float)) else [self.box]*n
-        if len(box)!=n: raise ValueError(f"{len(box)} boxes were given for {n} images; give one for all, or one for each.")
-        res.found = [self._fix(*o, b, i) for i,(o,b) in enumerate(zip(_detections(out, probe), box))]
+        found,res.queries = _detections(out, probe),isinstance(out, dict) # of a query any class can be asked
+        if self.label is not None: res.label = class_index(self.label, vocab, 10**6)
+        res.found = [res._fix(*o, b, i) for i,(o,b) in enumerate(zip(found, self._boxes(n)))]
         res.names = [f"detection of {_name(l, vocab)}" for _,l,_ in res.found]
         return res
 
     def _fix(self, boxes, scores, labels, b, i): # -> box, label, query
+        boxes,scores,labels = boxes.detach(),scores.detach(),labels.detach()
         if not len(boxes): raise ValueError(f"The detector finds nothing in image {i}, so there is no box to ask about.")
         if isinstance(b, (int,np.integer)):
             if not -len(boxes)<=b<len(boxes): raise ValueError(f"Detection {b} is out of range: the detector finds {len(boxes)} in image {i}.")
@@ -144,7 +173,8 @@ class detection:
             iou = torchvision.ops.box_iou(b[None], boxes)[0]
             q = iou.argmax()
             if iou[q]<=0: raise ValueError(f"No detection in image {i} overlaps the box {b.tolist()}; boxes are (x0,y0,x1,y1) in pixels of the model's input.")
-        return b.detach(),int(labels[q]) if self.label is None else self.label,int(q)
+        if self.label is not None and int(labels[q])!=self.label and not self.queries: raise ValueError(f"The detection at {[round(float(v)) for v in b]} in image {i} is of class {int(labels[q])}, not {self.label}.")
+        return b,int(labels[q]) if self.label is None else self.label,int(q)
 
     def mirrored(self, w):
         res = copy.copy(self)

@@ -47,6 +47,8 @@ def say_prediction(
     if names is None or not isinstance(out, Tensor) or out.ndim!=2: return ['']*n
     out = out.as_subclass(Tensor).detach().float().cpu()
     act,dec = activation_of(learn),getattr(learn.loss_func, 'decodes', None)
+    if out.shape[1]==1 and len(names)==2: # one output for two classes: it speaks for the second
+        return [f'{names[int(v>.5)]} {max(v, 1-v):.0%}' for v in (act or torch.sigmoid)(out)[:,0].tolist()]
     chosen = dec(out) if dec else out.argmax(1)
     probs = act(out) if act else None # without one, scores are no probabilities
     def _one(i, c): return str(names[c]) if probs is None else f'{names[c]} {probs[i,c]:.0%}'

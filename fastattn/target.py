@@ -60,10 +60,11 @@ class Target:
         t = self.target
         if self.regression and t is None: return
         if t is None or isinstance(t, (int,np.integer,str)) or (isinstance(t, Tensor) and t.ndim==0): t = [t]*n
+        elif not isinstance(t, (list,tuple,L,Tensor,np.ndarray)) or np.ndim(t)>1: raise ValueError(f"`target` is None, a class by number or name, one of these for each image, or a function `f(output, idx)`; it is {t!r}.")
         elif len(t)!=n: raise ValueError(f"{len(t)} targets were given for {n} images; give one for all, or one for each.")
         if out.ndim==3: raise ValueError(f"The model returns {tuple(out.shape)}; say which of these numbers you mean with `target=lambda output, idx: ...`.")
-        pred = self._predicted(out)
         self.lone = out.shape[1]==1 and self.vocab is not None and len(self.vocab)==2 # one output for two classes: it speaks for the second
+        pred = [int(o>0)-1 for o in out[:,0]] if self.lone and out.ndim==2 else self._predicted(out)
         idx = tensor([p if o is None else self._index(o, out.shape[1]) for o,p in zip(t, pred)])
         # asked about the first class, one output for two speaks with its negative
         self.idx,self.sign = (idx*0,(idx>=0)*2-1) if self.lone else (idx,torch.ones(n, dtype=torch.long))

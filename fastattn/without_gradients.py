@@ -21,7 +21,9 @@ def _classifier(model):
     only_avg = all('max' not in (type(m).__name__+str(getattr(m, 'pool_type', ''))).lower() and 'Concat' not in type(m).__name__ for m in pools[-1:])
     return lins[0] if len(lins)==1 and pools and only_avg else None
 
-@explainer(suits=lambda m: .5 if _classifier(m) else 0, why="CAM needs average pooling straight into one linear layer ('gradcam' does not)")
+def _reads(model, x): return candidates(model, x).auto().channels==_classifier(model).weight.shape[1]
+
+@explainer(suits=lambda m: .5 if _classifier(m) else 0, fits=_reads, why="CAM needs average pooling straight into one linear layer ('gradcam' does not)")
 def cam(p):
     "CAM (Zhou et al. 2016, eq. 2): features weighted by the classifier's weights for the class"
     w = _classifier(p.model).weight.detach().float()
@@ -97,9 +99,10 @@ def sscam(p,
     _at_least_one(samples=samples)
     def _weights(maps, bar):
         g,n,size = torch.Generator().manual_seed(seed),maps.shape[1],p.x.shape[2:]
-        def _one(noises):
-            return _through(p, maps, max_bytes, bar, lambda m, x, part: (m+noise*noises[torch.arange(part.start, part.stop)%n].to(m))*x)
-        return sum(_one(torch.randn(n,1,*size, generator=g)) for _ in range(samples))/samples
+        def _some(cs): # some channels at a time: noise is as large as the pictures
+            noises = torch.randn(cs.stop-cs.start,1,*size, generator=g)
+            return _through(p, maps[:,cs], max_bytes, bar, lambda m, x, part: (m+noise*noises[torch.arange(part.start, part.stop)%len(noises)].to(m))*x)
+        return sum(torch.cat([_some(slice(i, min(i+32, n))) for i in range(0, n, 32)], 1) for _ in range(samples))/samples
     return _score_weighted(p, max_channels, max_bytes, samples, _weights)
 
 @explainer(suits=0)
@@ -127,7 +130,6 @@ def ablationcam(p,
     "Ablation-CAM (Desai and Ramaswamy 2020, eq. 3-4): features weighted by the share of the score that is lost when their channel is set to zero"
     res = []
     p.out
-    with torch.no_grad(): clean = p.score().float()
     picks = [_chosen(a, max_channels) for a in p.acts]
     with Bar(sum(o.numel() for o in picks)) as bar:
         for k,(a,ids) in enumerate(zip(p.acts, picks)):
@@ -141,8 +143,12 @@ def ablationcam(p,
                 bar.step(len(cs))
                 return s
             rows = 2*rows_at_once(p.model, p.x, max_bytes)
-            lost = torch.stack([clean[i]-torch.cat(in_portions(partial(_part, i), ids.shape[1], rows)) for i in range(len(a))])
-            w = lost/clean.abs().clamp(min=torch.finfo(clean.dtype).tiny)[:,None] # a score below zero is no reason to turn the map around
+            def _clean(i): # worked out like the others, so that rounding does not count as a loss
+                with torch.no_grad(): return p.score(edit=noop, idx=p.idx[[i,i]], layer=k).float()[0]
+            def _share(i):
+                clean = _clean(i)
+                return (clean-torch.cat(in_portions(partial(_part, i), ids.shape[1], rows)))/clean.abs().clamp(min=torch.finfo(clean.dtype).tiny)
+            w = torch.stack([_share(i) for i in range(len(a))]) # a score below zero is no reason to turn the map around
             res.append(weighted(w, _picked(a, ids)).relu())
     return res
 
@@ -154,18 +160,25 @@ def eigencam(p):
 
 kernels = dict(sigmoid=lambda g: g.add(1).tanh(), linear=noop, poly=lambda g: g.add(1)**3, rbf=lambda g: torch.exp(2*g-g.diagonal(dim1=1, dim2=2)[:,:,None]-g.diagonal(dim1=1, dim2=2)[:,None]))
 
+def _first(k):
+    "Largest eigenvalue `(bs,)` of symmetric matrices, and its eigenvector"
+    if k.shape[1]<=512: return [o[...,-1] for o in torch.linalg.eigh(k)]
+    from scipy.sparse.linalg import eigsh # all eigenvectors take the cube of the places, one alone their square
+    res = [eigsh(o.cpu().numpy(), k=1, which='LA', v0=np.ones(len(o))) for o in k]
+    return k.new_tensor(np.array([v[0] for v,_ in res])),k.new_tensor(np.array([v[:,0] for _,v in res]))
+
 @explainer(by_class=False, suits=.05)
 def kpcacam(p,
     kernel:str='sigmoid', # 'sigmoid', 'rbf', 'poly' or 'linear', which is Eigen-CAM
     gamma:float=None # What products are multiplied by before the kernel; None is one over the number of channels
 ):
     "KPCA-CAM (Karmani et al. 2024, eq. 3-6): Eigen-CAM with a kernel in place of the product"
-    if kernel not in kernels: raise ValueError(f"`kernel` is one of {', '.join(map(repr, kernels))}; it is {kernel!r}.")
+    if not isinstance(kernel, str) or kernel not in kernels: raise ValueError(f"`kernel` is one of {', '.join(map(repr, kernels))}; it is {kernel!r}.")
     def _one(a):
         x = a.flatten(2).transpose(1,2).double()
         x = x-x.mean(1, keepdim=True)
         k = kernels[kernel](x@x.transpose(1,2)*ifnone(gamma, 1/x.shape[2]))
         k = k-k.mean(1, keepdim=True)-k.mean(2, keepdim=True)+k.mean((1,2), keepdim=True)
-        val,vec = torch.linalg.eigh(k)
-        return turned(vec[...,-1]*val[:,-1:].clamp(min=0).sqrt(), a.norm(dim=1)).view(len(a), *a.shape[2:]).float()
+        val,vec = _first(k)
+        return turned(vec*val.clamp(min=0).sqrt()[:,None], a.norm(dim=1)).view(len(a), *a.shape[2:]).float()
     return [_one(a) for a in p.acts]
