@@ -37,7 +37,7 @@ def in_portions(
     rows:int # To begin with
 )->list: # What `f` returned, one for each portion
     "Call `f` on portions of `n` images; where memory runs out, say so and go on with half as many rows, down to one"
-    res,done,rows = [],0,max(1, min(rows, n))
+    res,done = [],0
     while done<n:
         part,failed = slice(done, min(done+rows, n)),None
         try: res.append(f(part, rows))

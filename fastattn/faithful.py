@@ -106,7 +106,7 @@ def _curve(p, h, rows, start, end, steps):
             s = p.score(torch.where((rank[idx]<counts[k][:,None,None])[:,None], end[idx], start[idx]), idx=idx)
             bar.step(len(i))
             return s.float()
-        return torch.cat(in_portions(_part, n*(steps+1), rows)).view(n, -1)
+        return torch.cat(in_portions(_part, n*(steps+1), min(rows, n*(steps+1)))).view(n, -1)
 
 def _area(c): return torch.trapezoid(c, dx=1/(c.shape[1]-1), dim=1)
 
@@ -183,6 +183,6 @@ def average_drop(
         def _part(part, _):
             idx = p.idx[part]
             return torch.stack([p.score(p.x[part], idx=idx).float(), p.score(seen[part], idx=idx).float()])
-        y,o = torch.cat(in_portions(_part, len(p.x), rows), 1)
+        y,o = torch.cat(in_portions(_part, len(p.x), min(rows, len(p.x))), 1)
         return torch.where(y>0, (y-o).relu()/y.clamp(min=1e-30), float('nan'))
     return _asked(learn, x, maps, method, target, prep, max_bytes, kwargs, _f)
