@@ -172,8 +172,8 @@ def deeplift(p,
             return _with_delta(a, m.scores.float().view(2,-1))
         return _signed_sum(p, _attributed(full, _part, max_bytes)),sep.missing
     with torch.autocast(p.x.device.type, enabled=False): res,missing = with_rules(_ask, full.model, full.x)
-    if missing: warn(_no_rule(missing), stacklevel=5)
-    elif bool((p.notes['delta'].abs()>.05*p.notes['difference'].abs()+1e-3).any()): warn("DeepLIFT's map does not add up to the difference of the scores (see `notes['delta']`): the model does something that has no rule and was not seen, such as an autograd function of its own.", stacklevel=5)
+    if missing: warn(_no_rule(missing), stacklevel=7)
+    elif bool((p.notes['delta'].abs()>.05*p.notes['difference'].abs()+1e-3).any()): warn("DeepLIFT's map does not add up to the difference of the scores (see `notes['delta']`): the model does something that has no rule and was not seen, such as an autograd function of its own.", stacklevel=7)
     return res
 
 def _no_rule(missing):

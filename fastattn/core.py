@@ -255,7 +255,7 @@ def _finish(raw, size, e, p):
     if not torch.isfinite(raw).all(): raise ValueError(f"{e.name!r} gave values that are not finite; does the model's output hold inf or nan for these images?")
     res = scale_maps(_resize(raw if e.signed else raw.relu(), size), e.signed)
     if n := int((res.flatten(1).abs().amax(1)==0).sum()):
-        warn(f"{n} of {len(raw)} maps of {e.name!r} are empty (all zero): {_why_empty(raw, e, p)}; try another `layer` or `target`.", stacklevel=4)
+        warn(f"{n} of {len(raw)} maps of {e.name!r} are empty (all zero): {_why_empty(raw, e, p)}; try another `layer` or `target`.", stacklevel=5)
     return res
 
 def _why_empty(raw, e, p):
