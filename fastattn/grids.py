@@ -102,6 +102,7 @@ class Layers(list):
     ):
         super().__init__(items)
         self.every,self.out,self.attns,self.shapes,self.names = every or {},out,attns,shapes,list(names)
+        self.within = set() # names of those inside attentions: keys, or what they are made of
         self.read = None # the last of the candidates whose places the answer depends on; None if that was not asked or cannot be told
         self.detects = False # does the model return boxes? Then what is behind its backbone has no one grid
         self.held = 0 # bytes of all that the modules put out for one image: about what a pass with a graph keeps
@@ -136,6 +137,7 @@ class Layers(list):
         def area(c): return c.grid.h*c.grid.w
         for c in self.features():
             if c.end>at.end: break
+            if c.name in self.within or at.grid.in_line and self.attns and c.end<self.attns[0]: continue # nor are tokens that have not met a stage of a transformer
             if runs and area(c)>area(runs[-1][0]): continue # a grid that grows again is a branch's, or an attention's own
             if runs and area(c)==area(runs[-1][0]): runs[-1].append(c)
             else: runs.append([c])
@@ -274,11 +276,11 @@ def _scan(model, x):
         with Trace(model, *first, take=lambda o: tuple(main_tensor(o).shape)) as t: quietly(model, x.repeat(2,1,1,1))
         first = {n for n,s in t.items() if s[1:2]==(2,)}
     res = _collect(model, [e for e in ends if e[0] in first or not _tokens_first(e[2])], starts, size, out)
-    res.held = held[0]
+    res.held,(_,inside) = held[0],_attentions(model)
+    res.within = {c.name for c in res if inside(c.name)}
     res.detects = 'pred_boxes' in all_ if isinstance(all_, dict) else isinstance(all_, (list,tuple)) and len(all_)>0 and isinstance(all_[0], dict) and 'boxes' in all_[0]
     items = res.features()
     if items and res.out is None and not res.detects and (res.attns or items[-1].grid.in_line):
-        _,inside = _attentions(model)
         res.read = _last_read(model, x, [c for c in items if c is items[-1] or not inside(c.name)]) # values that a convolution has made are no features either
     return res
 
