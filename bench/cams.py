@@ -93,8 +93,10 @@ if __name__=='__main__':
         fs = calls(name, *setup(name))
         warm = 2 if name in quick else 1
         row = dict(forward=pairs(fs['fastattn'], fs['forward'], a.n, warm), peers={k:pairs(fs['fastattn'], f, a.n, warm) for k,f in fs.items() if k not in ('forward','fastattn')})
-        row['memory_mb'] = {k:round(in_child(__file__, '--memory', name, k)) for k in fs}
         if row['peers']: row['fastest_peer'] = max(row['peers'], key=lambda k: row['peers'][k]['median'])
         rows[name] = row
         print(name, json.dumps(row), flush=True)
+    for name,row in rows.items(): # each in a process of its own, after all that is timed
+        row['memory_mb'] = {k:round(in_child(__file__, '--memory', name, k)) for k in ('forward','fastattn',*row['peers'])}
+        print(name, row['memory_mb'], flush=True)
     write('cams', what='every activation map: time as ratio to a plain forward pass and to each peer (below 1: fastattn is faster); extra peak memory in MB (8 images; those by channel 1)', time_and_memory=rows)
