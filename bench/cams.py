@@ -97,6 +97,6 @@ if __name__=='__main__':
         rows[name] = row
         print(name, json.dumps(row), flush=True)
     for name,row in rows.items(): # each in a process of its own, after all that is timed
-        row['memory_mb'] = {k:round(in_child(__file__, '--memory', name, k)) for k in ('forward','fastattn',*row['peers'])}
+        row['memory_mb'] = {k:round(in_child(__file__, '--memory', name, k)) for k in ('forward','fastattn',*filter(None, [row.get('fastest_peer')]))}
         print(name, row['memory_mb'], flush=True)
-    write('cams', what='every activation map: time as ratio to a plain forward pass and to each peer (below 1: fastattn is faster); extra peak memory in MB (8 images; those by channel 1)', time_and_memory=rows)
+    write('cams', what='every activation map: time as ratio to a plain forward pass and to each peer (below 1: fastattn is faster); extra peak memory in MB (8 images; those by channel 1), and that of the quickest peer', time_and_memory=rows)
