@@ -89,8 +89,12 @@ def suitable(
     x:Tensor=None # A batch `(bs,c,h,w)`: leave out what cannot be worked out on the model for such images
 )->list: # Names, the best first
     "The names of the explainers that suit `model`"
-    res = [(strength(e, model), n) for n,e in explainers.items() if e.by_class or not by_class]
-    return [n for s,n in sorted(res, key=lambda o: -o[0]) if s>0 and (x is None or explainers[n].fits is None or explainers[n].fits(model, x))]
+    def _find():
+        res = [(strength(e, model), n) for n,e in explainers.items() if e.by_class or not by_class]
+        return [n for s,n in sorted(res, key=lambda o: -o[0]) if s>0 and (x is None or explainers[n].fits is None or explainers[n].fits(model, x))]
+    return list(_suited(model, (tuple((n,id(e)) for n,e in explainers.items()), by_class, None if x is None else tuple(x.shape[1:])), _find))
+
+_suited = Remembered() # asking all of them takes as long as a pass through a small model
 
 # %% ../nbs/00_core.ipynb #84c347e0
 def as_batch(x, model):

@@ -80,7 +80,7 @@ def _asked(learn, x, maps, method, target, prep, max_bytes, kwargs, f):
             p = Probe(model, xb, Target(t, vocab, regression=learner is not None and vocab is None))
             p.out
             p.target = _Sure(p.target, _activation(learner))
-            res.append(f(p, h, 2*rows_at_once(model, xb, max_bytes)).float().cpu())
+            res.append(f(p, h, rows_forward(model, xb, max_bytes)).float().cpu())
             done = part.stop
     return torch.cat(res)
 

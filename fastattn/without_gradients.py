@@ -69,7 +69,7 @@ def _through(p,
         with torch.no_grad(): s = p.score(seen(_unit(m).to(p.x.dtype), p.x[idx], part), idx=idx).float()
         bar.step(len(idx))
         return s
-    return torch.cat(in_portions(_part, bs*n, min(bs*n, 2*rows_at_once(p.model, p.x, max_bytes)))).view(bs, n) # no graph: half the memory
+    return torch.cat(in_portions(_part, bs*n, min(bs*n, rows_forward(p.model, p.x, max_bytes)))).view(bs, n)
 
 def _score_weighted(p, max_channels, max_bytes, passes=1, weights=None):
     "Features weighted by the softmax over the channels of the scores that `weights` gives to their maps"
@@ -142,7 +142,7 @@ def ablationcam(p,
                 with torch.no_grad(): s = p.score(edit=_edit, idx=torch.full_like(cs, i), layer=k).float()
                 bar.step(len(cs))
                 return s
-            rows = min(ids.shape[1], 2*rows_at_once(p.model, p.x, max_bytes))
+            rows = min(ids.shape[1], rows_forward(p.model, p.x, max_bytes))
             def _clean(i): # worked out like the others, so that rounding does not count as a loss
                 with torch.no_grad(): return p.score(edit=noop, idx=p.idx[[i,i]], layer=k).float()[0]
             def _share(i):
