@@ -109,7 +109,7 @@ def as_batch(x, model):
     if p is not None: x = x.to(p.device)
     if p is not None and not torch.is_autocast_enabled(x.device.type): x = x.to(p.dtype)
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if conv is not None and conv.in_channels>x.shape[1] and x.shape[1]<3: raise ValueError(f"The model takes {conv.in_channels} channels; `x` has {x.shape[1]}, its shape is {tuple(x.shape)}.")
+    if conv is not None and conv.in_channels>x.shape[1] and (x.shape[1]<3 or conv.in_channels<=16): raise ValueError(f"The model takes {conv.in_channels} channels; `x` has {x.shape[1]}, its shape is {tuple(x.shape)}.")
     return x
 
 def model_of(

@@ -296,7 +296,7 @@ def _collect(model, ends, starts, size, out):
     items,every,seen,shapes,skipped = [],{},[],[],False
     attns,inside = _attentions(model)
     lines = {s[1] for _,_,s,*_ in ends if len(s)==3}
-    def weights(n, s): return len(s)==4 and s[2]==s[3] and s[2] in lines and inside(n) # every token's weights for every token are no picture
+    def weights(n, s): return len(s)==4 and s[2]==s[3] and s[2] in lines and inside(n) and 'mask' not in n.split('.') # every token's weights for every token are no picture
     for n,m,shape,start,end,same,maker in ends:
         if weights(n, shape): continue
         if len(shape)==4: shapes.append((n, shape))
