@@ -19,6 +19,12 @@ from fastattn.capture import *
 from fastattn.tokens import *
 from fastattn.flow import *
 from fastattn.vit import *
+from fastattn.queries import *
+from fastattn.small_detr import *
+from fastattn.crossing import *
+from fastattn.sampled import *
+from fastattn.click import *
+from fastattn.detr import *
 from fastattn.metrics import *
 from fastattn.callback import *
 from fastattn.story import *

@@ -98,9 +98,13 @@ class AttentionTrace(Mapping):
         self._stack = ExitStack()
         if exc[0] is not None: return
         for c in self.calls: self._lay(c)
-        if self._bs is not None and not self.calls: raise ValueError(self._why())
+        if self._bs is not None: self._done()
 
-    def _why(self):
+    def _done(self):
+        if not self.calls: raise ValueError(self.why())
+
+    def why(self)->str:
+        "In a sentence, why nothing was recorded"
         if self.seen: return f"Nothing attends in {', '.join(map(repr, self.patterns))}; modules of {type(self.model).__name__} that do: {close_names(self.patterns[0], list(self.seen))}."
         if self._dropped: return f"{type(self.model).__name__} attends in a shape that is not (bs,heads,q,k), and cannot be recorded: {self._dropped[0]}."
         return f"{type(self.model).__name__} shows no attention between tokens: it calls neither PyTorch's attention functions nor a softmax over keys (a convolutional network, linear attention, or a kernel of its own)."
@@ -126,7 +130,7 @@ class AttentionTrace(Mapping):
     def _add(self, kind, **kwargs):
         name,id = self._inside[-1][:2]
         self.seen[name] = None
-        if self.patterns and not any(n in self._wanted for n,*_ in self._inside): return
+        if self.patterns and not any(n in self._wanted for n,*_ in self._inside) and not any(name.startswith(n+'.') for n in self._wanted): return # a list of layers is not called itself
         if kind in ('softmax','dropout') and self.calls and self.calls[-1].id==id and self.calls[-1].kind in ('sdpa','mha'): return
         while kind=='dropout' and self.calls and self.calls[-1].id==id and self.calls[-1].kind=='softmax': self.calls.pop() # the same attention, further on
         c = AttentionCall(name, **kwargs)
@@ -187,15 +191,28 @@ class AttentionTrace(Mapping):
     def _softmax(self, func, args, kwargs):
         out = func(*args, **kwargs)
         dim = kwargs.get('dim', args[1] if len(args)>1 else None)
+        if self._inside and dim in (-1,2) and self._folded(out): # (bs*heads,q,k)
+            out = self._start(out)
+            return self._unfold('softmax', out)
         if self._inside and out.ndim!=4 and out.ndim>2 and dim in (-1,out.ndim-1): self._dropped.append(f"{self._inside[-1][0]!r} has a softmax of {tuple(out.shape)}")
         if not self._inside or out.ndim!=4 or dim not in (-1,3): return out
         out = self._start(out)
         self._add('softmax', weights=out if self.grad else out.detach())
         return out
 
+    def _folded(self, t):
+        "Are these the weights of all heads, folded into the batch, of a module that makes queries and keys?"
+        m = self._inside[-1][2]
+        return t.ndim==3 and bool(self._bs) and hasattr(m, 'q_proj') and len(t)==self._bs*(getattr(m, 'num_heads', None) or 0)
+
+    def _unfold(self, kind, t):
+        self._add(kind, weights=(t if self.grad else t.detach().clone()).unflatten(0, (self._bs,-1)), out=t if self.grad else None) # gradients are those of the tensor that the model goes on with
+        return t
+
     def _dropout(self, func, args, kwargs):
         x = args[0] if args else kwargs.pop('input')
         c = self.calls[-1] if self.calls else None
+        if self._inside and c is not None and c.kind in ('softmax','dropout') and c.id==self._inside[-1][1] and self._folded(x) and c.weights.numel()==x.numel(): return func(self._unfold('dropout', self._start(x)), *args[1:], **kwargs)
         if self._inside and c is not None and c.weights is not None and c.id==self._inside[-1][1] and c.weights.shape==x.shape:
             x = self._start(x)
             inplace = kwargs.get('inplace', args[3] if len(args)>3 else False)
@@ -244,7 +261,7 @@ class AttentionTrace(Mapping):
     )->Mapping: # `{module name: (bs,heads,q,k)}`
         "The gradients of `score` with respect to the recorded weights"
         if not self.grad: raise RuntimeError("This AttentionTrace keeps no graph: make it with `grad=True`.")
-        ts = [c.out if c.weights is None else c.weights for c in self.calls]
+        ts = [c.weights if c.out is None else c.out for c in self.calls]
         gs = torch.autograd.grad(score.sum(), ts, retain_graph=True, allow_unused=True)
         if all(g is None for g in gs): raise RuntimeError("No gradient reaches any attention: the score does not depend on them through a graph (gradient checkpointing, `no_grad` or `detach` inside the model).")
         for c,t,g in zip(self.calls, ts, gs): c.g = (torch.zeros_like(t) if g is None else g.detach()).view(*(c.weights.shape[:3] if c.weights is not None else c.q.shape[:3]), -1)

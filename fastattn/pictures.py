@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['upright', 'Photo', 'open_picture', 'unreadable', 'printable', 'shown_name', 'is_picture', 'image_class', 'batcher',
-           'placement', 'place', 'one_picture', 'refuse_overwrite', 'write_gif']
+           'is_processor', 'placement', 'place', 'one_picture', 'refuse_overwrite', 'write_gif']
 
 # %% ../nbs/00d_pictures.ipynb #8dfc5f99
 from fastai.vision.all import *
@@ -109,13 +109,20 @@ def batcher(
     if learn is None: raise ValueError("A bare model does not know how to read a picture: pass `prep=`, the transform that makes its input (or a fastai Learner).")
     return partial(_validated, learn, image_class(learn))
 
+def is_processor(
+    prep # A transform, or a transformers image processor
+)->bool:
+    "Is it one that takes `images=` and returns a dict?"
+    return hasattr(prep, 'image_mean') or hasattr(prep, 'pad_size') or 'Processor' in type(prep).__name__
+
 def _prepared(prep, pics):
     pics = [open_picture(o) for o in pics]
-    if hasattr(prep, 'image_mean') or hasattr(prep, 'pad_size') or 'Processor' in type(prep).__name__: return prep(images=pics, return_tensors='pt')['pixel_values']
+    if is_processor(prep): return prep(images=pics, return_tensors='pt')['pixel_values']
     return torch.stack([prep(o) for o in pics])
 
 def _validated(learn, cls, pics):
     dl = learn.dls.test_dl([open_picture(o, cls) for o in pics], bs=len(pics), num_workers=0)
+    dl.before_batch = Pipeline([f for f in dl.before_batch.fs if getattr(f, 'name', '')!='bb_pad']) # fills up the boxes of a batch, and falls over pictures that have none
     return first(dl)[0]
 
 # %% ../nbs/00d_pictures.ipynb #ea5bb440

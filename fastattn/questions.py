@@ -155,7 +155,7 @@ class detection:
     def settle(self, out, vocab, n, probe=None):
         "Fix box, label and query on the clean pass"
         res = copy.copy(self)
-        found,res.queries = _detections(out, probe),isinstance(out, dict) # of a query any class can be asked
+        found,res.queries = _detections(out, probe, vocab),isinstance(out, dict) # of a query any class can be asked
         if self.label is not None: res.label = class_index(self.label, vocab, 10**6)
         res.found = [res._fix(*o, b, i) for i,(o,b) in enumerate(zip(found, self._boxes(n)))]
         res.names = [f"detection of {_name(l, vocab)}" for _,l,_ in res.found]
@@ -181,10 +181,15 @@ class detection:
         res.found = [(b[[2,1,0,3]]*b.new_tensor([-1,1,-1,1])+b.new_tensor([w,0,w,0]),l,None) for b,l,_ in self.found]
         return res
 
+    def queries_of(self, out):
+        "Of a DETR: the query that is asked about in each image"
+        if not isinstance(out, dict): return None
+        if any(q is None for _,_,q in self.found): raise ValueError("Queries change their places in a mirrored image; ask about a box of this detector without `tta`.")
+        return tensor([q for _,_,q in self.found])
+
     def __call__(self, out, idx):
         if isinstance(out, dict): # a query's logit
-            if any(q is None for _,_,q in self.found): raise ValueError("Queries change their places in a mirrored image; ask about a box of this detector without `tta`.")
-            q,l = (tensor([f[k] for f in self.found]).to(idx.device)[idx] for k in (2,1))
+            q,l = (o.to(idx.device)[idx] for o in (self.queries_of(out),tensor([f[1] for f in self.found])))
             return model_output(out)[torch.arange(len(idx), device=idx.device),q,l]
         return torch.stack([self._one(o, *self.found[i][:2]) for o,i in zip(out, idx.tolist())])
 
@@ -194,12 +199,11 @@ class detection:
         k = iou.argmax()
         return (iou[k]+o['scores'][k])*float(iou[k]>.5 and o['labels'][k]==label)
 
-def _detections(out, probe):
+def _detections(out, probe, vocab):
     "Boxes `(n,4)` in pixels, scores and labels of each image"
     if isinstance(out, (list,tuple)) and out and isinstance(out[0], dict) and 'boxes' in out[0]: return [(o['boxes'],o['scores'],o['labels']) for o in out]
     if isinstance(out, dict) and isinstance(out.get('pred_boxes'), Tensor):
         p,(h,w) = model_output(out).detach(),probe.x.shape[-2:]
-        nothing = getattr(getattr(probe.model, 'config', None), 'num_labels', None)==p.shape[-1]-1 # then the last class stands for no object
-        scores,labels = (p.softmax(-1)[...,:-1] if nothing else p.sigmoid()).max(-1)
+        scores,labels = query_scores(p, probe.model, vocab).max(-1)
         return list(zip(torchvision.ops.box_convert(out['pred_boxes'].detach(), 'cxcywh', 'xyxy')*p.new_tensor([w,h,w,h]), scores, labels))
     raise ValueError("`detection` asks detectors: a list of dicts with 'boxes', or a dict with 'pred_boxes'.")

@@ -12,6 +12,7 @@ from .augment import *
 from .cams import *
 from .core import *
 from .flow import *
+from .crossing import *
 from .attribution import *
 from .folders import *
 from .heatmap import *

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from .cams import *
 from .core import *
 from .flow import *
+from .crossing import *
 from .attribution import *
 from .folders import *
 from .heatmap import *
