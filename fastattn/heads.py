@@ -13,6 +13,7 @@ from .heatmap import *
 from .attended import *
 from .capture import *
 from .tokens import *
+from .crossing import *
 
 # %% ../nbs/11a_heads.ipynb #481104c9
 def head_stats(
@@ -50,6 +51,8 @@ def model_heads(
     with torch.no_grad(): return {c.name:head_stats(c, _grid(model, x, c.name, a.shapes[c.name][1]), tuple(x.shape[-2:])) for c in t.calls}
 
 def _grid(model, x, name, n):
+    pair = encoder_decoder(model)
+    if pair and name.startswith(pair[1]+'.'): return None # queries of a DETR
     try: return tokens_grid(model, x, name, n)
     except ValueError: return None # tokens that lie on no image have an entropy and no distance
 
@@ -69,5 +72,6 @@ def plot_head_stats(
     axs[0].set_ylim(-.03, 1.03); axs[1].set_ylim(bottom=0)
     lines = [plt.Line2D([], [], color=c, lw=2) for c in colors]
     if len(layers)>8: lines,layers = [lines[0],lines[-1]],[layers[0],f'{layers[-1]} (last)']
-    fig.legend(lines, layers, loc='outside lower center', ncol=min(4,len(layers)), frameon=False)
+    ncol = int(figsize[0]*12/(max(map(len, layers))+6)) # as many as fit
+    fig.legend(lines, layers, loc='outside lower center', ncol=max(1, min(4,len(layers),ncol)), frameon=False)
     return finished(fig)
