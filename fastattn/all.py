@@ -24,6 +24,7 @@ from fastattn.small_detr import *
 from fastattn.crossing import *
 from fastattn.sampled import *
 from fastattn.click import *
+from fastattn.padded import *
 from fastattn.detr import *
 from fastattn.metrics import *
 from fastattn.callback import *

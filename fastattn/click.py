@@ -32,11 +32,11 @@ function boxAt(fx,fy){let best=-1,area=9;D.boxes.forEach((b,i)=>{const s=(b[2]-b
 function row(a,i,k){return a.slice(i*k,(i+1)*k)}
 if(typeof document!=='undefined'){
 const W=D.size[0],H=D.size[1],k=D.grid[0]*D.grid[1],maps={from:bytes(D.from),to:bytes(D.to),box:bytes(D.box)},lut=bytes(D.lut);
-const el=i=>document.getElementById(i),img=new Image();let mode=D.boxes.length?'box':'from',mark=null,chosen=-1,shown=null;
+const el=i=>document.getElementById(i),img=new Image();let mode=D.box.length?'box':'from',mark=null,chosen=-1,shown=null;
 for(const c of ['pic','map']){el(c).width=W;el(c).height=H}
 const names={box:'a box: where its query looked',from:'a point: what it attends to',to:'a point: who attends to it'};
 for(const m of ['box','from','to'])if(D[m].length){const b=document.createElement('button');b.textContent=names[m];b.dataset.mode=m;b.onclick=()=>{mode=m;draw()};el('modes').append(b)}
-D.names.forEach((n,i)=>{const b=document.createElement('button');b.textContent=n;b.onclick=()=>show('box',i);el('boxes').append(b)});
+D.names.forEach((n,i)=>{const b=document.createElement('button');b.textContent=n;if(D.box.length)b.onclick=()=>show('box',i);el('boxes').append(b)});
 function overlay(m){const s=document.createElement('canvas');s.width=D.grid[1];s.height=D.grid[0];const c=s.getContext('2d'),p=c.createImageData(s.width,s.height);
  for(let i=0;i<k;i++){for(let j=0;j<3;j++)p.data[4*i+j]=lut[3*m[i]+j];p.data[4*i+3]=255}c.putImageData(p,0,0);
  const g=el('map').getContext('2d'),[x0,y0]=onGrid(0,0),[x1,y1]=onGrid(1,1);g.drawImage(img,0,0,W,H);g.globalAlpha=.65;g.imageSmoothingQuality='high';g.drawImage(s,x0,y0,x1-x0,y1-y0,0,0,W,H);g.globalAlpha=1}
@@ -46,8 +46,8 @@ function draw(){document.querySelectorAll('#modes button').forEach(b=>b.classNam
  D.boxes.forEach((b,i)=>{for(const [c,w] of [['#fff',i===chosen?6:4],[i===chosen?'#E69F00':'#56B4E9',i===chosen?3:2]]){g.strokeStyle=c;g.lineWidth=w;g.strokeRect(b[0]*W,b[1]*H,(b[2]-b[0])*W,(b[3]-b[1])*H)}});
  dot(g);if(shown){overlay(shown);dot(el('map').getContext('2d'))}else el('map').getContext('2d').drawImage(img,0,0,W,H)}
 for(const c of ['pic','map'])el(c).onclick=e=>{const r=el(c).getBoundingClientRect(),fx=(e.clientX-r.left)/r.width,fy=(e.clientY-r.top)/r.height;
- if(mode==='box'){const i=boxAt(fx,fy);if(i>=0)show('box',i);else el('say').textContent='No box lies there.'}else show(mode,cellAt(fx,fy),[fx,fy])};
-img.onload=()=>{draw();if(D.boxes.length)show('box',0)};img.src=D.img}
+ if(mode==='box'){const i=boxAt(fx,fy);if(i>=0)show('box',i);else el('say').textContent='No box lies there.'}else if(D[mode].length)show(mode,cellAt(fx,fy),[fx,fy])};
+img.onload=()=>{draw();if(D.box.length)show('box',0)};img.src=D.img}
 </script>"""
 
 class ClickThrough:
@@ -63,6 +63,7 @@ class ClickThrough:
         names=(), # What to write for each box
         width:int=420 # Pixels of the picture on the page
     ):
+        if not isinstance(width, (int,np.integer)) or isinstance(width, bool) or width<16: raise ValueError(f"`width` is in pixels, at least 16; it is {width!r}.")
         w,h = width,max(1,round(width*pic.height/pic.width))
         def _b64(t): return base64.b64encode(bytes(np.ascontiguousarray(to_np(t)))).decode()
         def _maps(t): return '' if t is None or not len(t) else _b64(as_bytes(t.cpu()))
@@ -86,6 +87,7 @@ class ClickThrough:
         overwrite:bool=False # Replace a file that exists?
     )->Path:
         "The page as a file"
+        if Path(path).is_dir(): raise IsADirectoryError(f"{str(path)!r} is a folder; give the name of a file, such as {str(Path(path)/'page.html')!r}.")
         path = refuse_overwrite(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_name(f'.{path.name}.part')

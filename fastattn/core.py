@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['explainers', 'fusions', 'Explainer', 'explainer', 'strength', 'pick_method', 'suitable', 'as_batch', 'model_of',
-           'batch_of', 'class_names', 'activation_of', 'explain', 'scale_maps', 'noisy', 'Trace', 'evaluating',
-           'candidates', 'Heatmap', 'Probe']
+           'batch_of', 'config_names', 'class_names', 'activation_of', 'explain', 'scale_maps', 'noisy', 'Trace',
+           'evaluating', 'candidates', 'Heatmap', 'Probe']
 
 # %% ../nbs/00_core.ipynb #bb90ee1e
 from fastai.vision.all import *
@@ -35,6 +35,7 @@ class Explainer:
     pixels:bool=False # Is it drawn in the input's own pixels, and reads no layer?
     trace:callable=None # Function `(model, x, layer)` that makes what watches the pass in place of layers: a context manager with `names`
     fits:callable=None # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
+    answers:callable=None # Function of the target: can it be asked about that? Asked before `method='auto'` takes it
     demo:callable=None # Makes a small model and a batch for the contract tests
     why:str='' # What to say when it does not suit a model
     def __call__(self, p, **kwargs): return self.f(p, **kwargs)
@@ -53,12 +54,13 @@ def explainer(
     pixels:bool=False, # Is it drawn in the input's own pixels, and reads no layer?
     trace=None, # Function `(model, x, layer)` that makes what watches the pass instead, such as an `AttentionTrace`; it becomes `p.attn`
     fits=None, # Function `(model, x)`: can it be worked out on this model after all? Asked before `method='auto'` takes it
+    answers=None, # Function of the target: can it be asked about that? Asked before `method='auto'` takes it
     demo=None, # Function that makes a small model and a batch to test it on; None is a small CNN
     why:str='' # When it does not suit a model: what it needs, for the error message
 ):
     "Register `f(p) -> (bs,gh,gw)` under its own name, so that `explain`, the contract tests and everything else find it"
     def _inner(f):
-        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, pick, pixels, trace, fits, demo, why)
+        explainers[f.__name__] = Explainer(f, grad, signed, by_class, suits if callable(suits) else lambda m: suits, layers, pick, pixels, trace, fits, answers, demo, why)
         return f
     return _inner
 
@@ -71,7 +73,8 @@ def pick_method(
     method:str, # A registered name, or `'auto'`
     model:nn.Module, # What shall be explained
     by_class:bool=False, # Must the map depend on the target?
-    x:Tensor=None # A batch: `'auto'` then takes no method that cannot be worked out on the model for such images
+    x:Tensor=None, # A batch: `'auto'` then takes no method that cannot be worked out on the model for such images
+    target=None # What is asked about: `'auto'` takes no method that cannot be asked about it
 )->Explainer:
     "The method of that name, or for `'auto'` the one that suits the model best"
     if method!='auto':
@@ -79,7 +82,7 @@ def pick_method(
         e = explainers[method]
         if strength(e, model)<=0 and e.why: raise ValueError(f"{method!r} does not suit this model: {e.why}. Methods that do: {', '.join(suitable(model))}.")
         return e
-    good = suitable(model, by_class, x)
+    good = [n for n in suitable(model, by_class, x) if target is None or explainers[n].answers is None or explainers[n].answers(target)]
     if not good: raise ValueError("No registered explainer suits this model; `from fastattn.all import *` registers them all.")
     return explainers[good[0]]
 
@@ -129,6 +132,14 @@ def batch_of(
     if not is_picture(x): return as_batch(x, model)
     pics = [open_picture(o, image_class(learner)) for o in (x if isinstance(x, (list,tuple,L)) else [x])]
     with undisturbed(learner): return as_batch(batcher(learner, prep)(pics), model)
+
+def config_names(
+    model:nn.Module # Any model
+)->list: # None if it knows none
+    "The class names of a model of transformers, from its `config.id2label`"
+    names = getattr(config_of(model), 'id2label', None)
+    if not names or all(str(v)==f'LABEL_{k}' for k,v in names.items()): return None
+    return [str(names.get(i, i)) for i in range(max(names)+1)]
 
 def class_names(
     learn # A `Learner`
@@ -219,8 +230,8 @@ def _ask(model, learner, x, method, target, layer, size, **kwargs):
         return _answer(model, learner, x, method, target, layer, size, **kwargs)
 
 def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1), **kwargs):
-    e = pick_method(method, model, target is not None, x)
-    vocab = class_names(learner) if learner is not None else None
+    e = pick_method(method, model, target is not None, x, target)
+    vocab = class_names(learner) if learner is not None else config_names(model)
     cs = candidates(model, x)
     if e.layers is not None: layer = _own_layers(e, model, layer)
     if e.pick is not None and layer is None: layer = e.pick(cs, **kwargs)

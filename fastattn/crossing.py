@@ -23,10 +23,11 @@ def encoder_decoder(
     model:nn.Module # Any model
 )->tuple: # Names of the two, or None
     "Where a model has an encoder and a decoder that attends"
+    def looks(m): return attends(m) or any('attention' in type(o).__name__.lower() for o in m.modules()) # some project queries under names of their own
     model = unwrap(model)
     for n,m in model.named_modules():
         enc,dec = getattr(m, 'encoder', None),getattr(m, 'decoder', None)
-        if isinstance(enc, nn.Module) and isinstance(dec, nn.Module) and attends(dec): return tuple(f'{n}.{o}'.lstrip('.') for o in ('encoder','decoder'))
+        if isinstance(enc, nn.Module) and isinstance(dec, nn.Module) and looks(dec): return tuple(f'{n}.{o}'.lstrip('.') for o in ('encoder','decoder'))
 
 class DetrTrace(AttentionTrace):
     "An `AttentionTrace` that sorts what it recorded: `encoder`, `own` (queries among themselves) and `cross` (queries to places) are lists of `AttentionCall`, `grid` the rows and columns of the places, `features` `(bs,c,h,w)` what the backbone made of the images"
@@ -36,7 +37,8 @@ class DetrTrace(AttentionTrace):
         grid:tuple=None, # Rows and columns of the places, where one knows better
         grad:bool=False # Keep the graph, so that `grads(score)` gives the gradients of the weights?
     ):
-        self.pair,self.layer,self.known = encoder_decoder(model),layer,grid
+        if grid is not None and (np.ndim(grid)!=1 or len(grid)!=2 or not all(isinstance(o, (int,np.integer)) and o>0 for o in grid)): raise ValueError(f"`grid` is (rows, columns), not {grid!r}.")
+        self.pair,self.layer,self.known = encoder_decoder(model),layer,None if grid is None else tuple(int(o) for o in grid)
         super().__init__(model, *(self.pair or ()), grad=grad)
         self._clear()
 
@@ -75,7 +77,7 @@ class DetrTrace(AttentionTrace):
             self.cross = [c for c in cs if c.shape[2:]==(q,n)]
             self.own = [c for c in cs if c.shape[2:]==(q,q)]
             self.encoder = [c for c in cs if c.shape[2:]==(n,n)]
-        if self.own and self.pair: self.cross = [c for c in self.cross if c.shape[1:3]==self.own[-1].shape[1:3]] # else a softmax over sampling points
+        if self.own and self.pair: self.cross = [c for c in self.cross if c.shape[2]==self.own[-1].shape[2]] # else a softmax over sampling points
         if self.cross: self._lay_out(self.cross[-1].shape[3])
         elif self.encoder: self._lay_out(self.encoder[-1].shape[3])
         last,self._last = self._last,None
@@ -86,6 +88,12 @@ class DetrTrace(AttentionTrace):
         "Rows and columns of `n` places: those of the last convolution that made as many"
         if self.known is not None and math.prod(self.known)!=n: raise ValueError(f"A grid of {self.known[0]} x {self.known[1]} has {math.prod(self.known)} places, but the decoder looks at {n}.")
         self.grid = self.known or next((g for g in reversed(self._maps) if math.prod(g)==n), None)
+
+    @property
+    def decoder(self)->list: # Pairs of `AttentionCall` and: does it look at places?
+        "What the decoder did, in the order in which it ran"
+        sees = lambda c, l: any(c is o for o in l)
+        return [(c,sees(c, self.cross)) for c in self.calls if sees(c, self.own) or sees(c, self.cross)]
 
     @property
     def asked(self)->list: # `AttentionCall`s
@@ -143,15 +151,17 @@ def _detr_demo():
     return nn.Sequential(m),torch.randn(3,3,24,40)
 
 _why = "it has no decoder whose queries attend to an image, as DETRs have"
+def _about_queries(target): return not callable(target) or hasattr(target, 'queries_of')
 def _suits(s): return lambda m: s if encoder_decoder(m) else 0
 
-@explainer(trace=_watch, suits=_suits(3), fits=is_dense_detr, demo=_detr_demo, why=_why)
+@explainer(trace=_watch, suits=_suits(3), fits=is_dense_detr, answers=_about_queries, demo=_detr_demo, why=_why)
 def cross_attention(p,
     query:int=None, # Raw number of one query; None is the query that is surest of the target or, without a target, all that found something
-    threshold:float=.5, # Queries that are surer than this have found something; the surest always has
+    threshold:float=.5, # Queries that are surer than this (0..1) have found something; the surest always has
     head='mean' # Join heads by `'mean'`, `'max'` or `'min'`, or look at one by its number
 ):
     "What the queries of a DETR attend to in the decoder, the mean over them (Carion et al. 2020, figure 6); several layers are averaged"
+    if not isinstance(threshold, (int,float,np.number)) or isinstance(threshold, bool) or not 0<=threshold<=1: raise ValueError(f"`threshold` is a probability, 0..1; it is {threshold!r}.")
     t = _dense(p)
     r = _queries(p, query, threshold)
     maps = [join_heads(head, c.shape[1])(c.gather(r)).float() for c in t.asked]
@@ -162,40 +172,44 @@ def _positive(call, b=slice(None)):
     "Rows of weights times gradients, positive part, mean over heads (eq. 5), `(bs,rows,k)`"
     return (call.rows(b)*call.rows(b, grads=True)).relu().mean(1)
 
-def _normal(r):
-    "Relevance without the identity, rows summing to one, with the identity (eq. 8 and 9)"
-    i = torch.eye(r.shape[-1], device=r.device)
-    return (r-i)/(r-i).sum(-1, keepdim=True).clamp(min=1e-12) + i
+def _normal(e):
+    "Rows of relevance without the identity, summing to one, with the identity (eq. 8 and 9)"
+    return e/_at_least_tiny(e.sum(-1, keepdim=True)) + torch.eye(e.shape[-1], dtype=e.dtype, device=e.device)
+
+def _at_least_tiny(t): return t.clamp(min=torch.finfo(t.dtype).tiny)
 
 @torch.no_grad()
 def bimodal(
     encoder:list, # `AttentionCall`s of the encoder, in the order in which they ran, with gradients
-    decoder:list, # Those of the decoder, among queries and to places, in the order in which they ran
+    decoder:list, # Of the decoder, in the order in which it ran: pairs of `AttentionCall` and whether it goes to places
     r:Tensor # How much of each query is asked about `(bs,queries)`
 )->Tensor: # `(bs,places)`
     "Relevance of the places for queries (Chefer et al. 2021, Generic attention-model explainability, eq. 5 to 10), the encoder's matrices never being held"
-    q = r.shape[1]
-    qq,qi = torch.eye(q, device=r.device).expand(len(r),q,q),0
-    for c in decoder:
-        a = _positive(c).float()
-        if c.shape[2]==c.shape[3]==q: qq,qi = qq + a@qq, qi + (a@qi if torch.is_tensor(qi) else 0)
-        else: qi = qi + _normal(qq).transpose(1,2)@a
+    # relevance begins as the identity, and what is added may be smaller than its rounding: only what is added is carried along
+    qq = qi = None
+    for c,crosses in decoder:
+        a = _positive(c)
+        if qq is None: r,qq = r.to(a.dtype),a.new_zeros(len(r), r.shape[1], r.shape[1])
+        if crosses: qi = (0 if qi is None else qi) + _normal(qq).transpose(1,2)@a
+        else: qq,qi = qq + a + a@qq, None if qi is None else qi + a@qi
     row = torch.einsum('bq,bqk->bk', r, qi)
-    if not encoder: return row
-    total = torch.ones_like(row)
-    for c in encoder: total = total + torch.cat([(_positive(c, b).float()@total[...,None])[...,0] for b in c.blocks()], 1)
-    u = row/(total-1).clamp(min=1e-12)
-    res = u
-    for c in reversed(encoder): res = res + c.gather(res, relevant=True).mean(1).float()
-    return row + res - u
+    more = torch.zeros_like(row) # the sums of the rows of the encoder's relevance, less one
+    for c in encoder: more = more + torch.cat([(_positive(c, b)@(1+more)[...,None])[...,0] for b in c.blocks()], 1)
+    u = row/_at_least_tiny(more)
+    res = torch.zeros_like(row)
+    for c in reversed(encoder): res = res + c.gather(u+res, relevant=True).mean(1).to(row.dtype)
+    return row + res
 
-@explainer(grad=True, trace=partial(_watch, grad=True), suits=_suits(2.5), fits=is_dense_detr, demo=_detr_demo, why=_why)
+@explainer(grad=True, trace=partial(_watch, grad=True), suits=_suits(2.5), fits=is_dense_detr, answers=_about_queries, demo=_detr_demo, why=_why)
 def bimodal_relevance(p,
-    query:int=None # Raw number of a query whose own relevance is wanted; None is the query that is asked about
+    query:int=None # Raw number of a query; it is asked about the target's class or, without a target, about its own. None is the query that is surest of the target
 ):
     "Which places speak for the class of a query of a DETR, through all layers (Chefer et al. 2021, Generic attention-model explainability, eq. 5 to 10)"
     t = _dense(p)
     r = _queries(p, query)
-    p.grads(of=t)
-    ran = [c for c in t.calls if any(c is o for o in (*t.own,*t.cross))]
-    return bimodal(t.encoder, ran, r).unflatten(1, t.grid)
+    if query is None: p.grads(of=t)
+    else:
+        logits = model_output(p.out)
+        own = query_scores(logits.detach()[:,query], p.model, p.target.vocab).argmax(1) if p.target.target is None or p.target.idx is None else p.target.idx.to(logits.device)
+        t.grads(logits[p.idx,query,own])
+    return bimodal(t.encoder, t.decoder, r).unflatten(1, t.grid)

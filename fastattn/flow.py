@@ -23,8 +23,9 @@ def pick_layers(
     "Those of the attention layers that the user means"
     if layer is None: return names
     res = []
-    for o in L(layer):
-        if isinstance(o, int) and not isinstance(o, bool):
+    for o in (layer if isinstance(layer, (list,tuple,L)) else [layer]):
+        if not isinstance(o, (str,int,np.integer)) or isinstance(o, bool): raise TypeError(f"`layer` is a number, a glob on the names of layers, or a list of these; it is {layer!r}.")
+        if isinstance(o, (int,np.integer)):
             if not -len(names)<=o<len(names): raise ValueError(f"Layer {o} is out of range: this model has {len(names)} attention layers, 0 to {len(names)-1}.")
             res.append(names[o])
             continue
@@ -86,10 +87,10 @@ _joins = dict(mean=lambda a: a.mean(1), max=lambda a: a.amax(1), min=lambda a: a
 
 def join_heads(head, heads):
     "The function from `(bs,heads,...)` to `(bs,...)` that `head` means"
-    if isinstance(head, int):
+    if isinstance(head, (int,np.integer)) and not isinstance(head, bool):
         if not -heads<=head<heads: raise ValueError(f"Head {head} is out of range: there are {heads} heads, 0 to {heads-1}.")
         return lambda a: a[:,head]
-    if head not in _joins: raise ValueError(f"Heads are joined by {', '.join(map(repr, _joins))} or picked by number, not by {head!r}.")
+    if not isinstance(head, str) or head not in _joins: raise ValueError(f"Heads are joined by {', '.join(map(repr, _joins))} or picked by number, not by {head!r}.")
     return _joins[head]
 
 def _vit_demo():
@@ -110,11 +111,20 @@ def _followed(model, x):
     n = last[1]
     return last[0] in (1,n) and all((q==k and n-1<=q<=n) or (q==1 and k==n) for q,k in rest)
 
+def _placed(model, x):
+    "Do the tokens that the last layer attends to lie on the image?"
+    try:
+        a = attentions(model, x)
+        _,q,k = a.shapes[a.names[-1]]
+        tokens_grid(unwrap(model), x, a.names[-1], k)
+    except ValueError: return False
+    return q in (1,k)
+
 _why = "it reads attention between tokens, and this model has no layer that makes queries and keys"
 def _suits(s): return lambda m: s if attends(m) else 0
 
 # %% ../nbs/06c_flow.ipynb #aa5da665
-@explainer(by_class=False, trace=watching(last=True), suits=_suits(.4), demo=_vit_demo, why=_why)
+@explainer(by_class=False, trace=watching(last=True), suits=_suits(.4), fits=_placed, demo=_vit_demo, why=_why)
 def attention(p,
     head='mean', # Join heads by `'mean'`, `'max'` or `'min'`, or look at one by its number
     weights=None, # Weight of every head `(heads,)`, or of every layer and head `(layers,heads)`, for a weighted average instead
@@ -277,7 +287,7 @@ def _layerwise(model, x, layer):
     t._x = x
     return t
 
-@explainer(grad=True, trace=_layerwise, suits=_suits(.7), demo=_vit_demo, why=_why)
+@explainer(grad=True, trace=_layerwise, suits=_suits(.7), fits=_placed, demo=_vit_demo, why=_why)
 def legrad(p,
     grid=None # Rows and columns of the patches; None finds them
 ):

@@ -121,7 +121,10 @@ class Layers(list):
     def auto(self)->Candidate:
         "The layer to look at when nobody says which"
         res = self.features()
-        if self.detects: res = [c for c in res if 'backbone' in c.name.split('.')[:-1] and 'fpn' not in c.name.split('.')] or res
+        if self.detects:
+            res = [c for c in res if not any('position' in o for o in c.name.split('.'))] or res # an embedding of places is no feature
+            behind = {'encoder','decoder'}
+            res = [c for c in res if 'backbone' in c.name.split('.')[:-1] and 'fpn' not in c.name.split('.')] or [c for c in res if behind.isdisjoint(c.name.split('.')) and not c.grid.in_line] or res
         if not res: raise ValueError(f"This model has no spatial features to draw a map from: {self._why()}. Attributions of pixels, such as 'saliency', need none.")
         if self.out is not None:                                    # the answer is itself a picture: the deepest features
             return [c for c in res if c.grid.h*c.grid.w == min(o.grid.h*o.grid.w for o in res)][-1]
@@ -275,7 +278,12 @@ def _scan(model, x):
     if first: # of two images the second axis holds two; windows of one image, which look the same so far, become twice as many
         with Trace(model, *first, take=lambda o: tuple(main_tensor(o).shape)) as t: quietly(model, x.repeat(2,1,1,1))
         first = {n for n,s in t.items() if s[1:2]==(2,)}
-    res = _collect(model, [e for e in ends if e[0] in first or not _tokens_first(e[2])], starts, size, out)
+    ends = [e for e in ends if e[0] in first or not _tokens_first(e[2])]
+    boxes = all_.get('pred_boxes') if isinstance(all_, dict) else None
+    if isinstance(boxes, Tensor) and boxes.ndim==3: # queries of a DETR are not places
+        areas = {e[2][2]*e[2][3] for e in ends if len(e[2])==4}
+        ends = [e for e in ends if len(e[2])!=3 or e[2][0 if e[0] in first else 1]!=boxes.shape[1] or (boxes.shape[1] in areas and 'decoder' not in e[0].split('.'))]
+    res = _collect(model, ends, starts, size, out)
     res.held,(_,inside) = held[0],_attentions(model)
     res.within = {c.name for c in res if inside(c.name)}
     res.detects = 'pred_boxes' in all_ if isinstance(all_, dict) else isinstance(all_, (list,tuple)) and len(all_)>0 and isinstance(all_[0], dict) and 'boxes' in all_[0]

@@ -51,6 +51,7 @@ def open_picture(
     cls=Photo # fastai's image class
 ):
     "Open a picture; a file that is no picture is named"
+    if isinstance(fn, Image.Image) and not isinstance(fn, cls): fn = fn.copy() # fastai makes its own class of the very object, also before its pixels are read
     if isinstance(fn, (Image.Image,np.ndarray)): return cls.create(fn)
     fn = Path(fn)
     if not fn.exists(): raise FileNotFoundError(f"There is no file {str(fn)!r}.")

@@ -38,6 +38,7 @@ def detected(
 )->list: # `Detections` of every image, in the order of the queries
     "What was found in every image"
     if not isinstance(threshold, (int,float,np.number)) or isinstance(threshold, bool) or not 0<=threshold<=1: raise ValueError(f"`threshold` is a probability, 0..1; it is {threshold!r}.")
+    if not all(torch.isfinite(t).all() for t in (model_output(out),out['pred_boxes'])): raise ValueError("The model's scores or boxes hold inf or nan for these images, so nothing can be said about them.")
     scores,labels = query_scores(model_output(out).detach().as_subclass(Tensor).float(), model, vocab, sigmoid).max(-1)
     boxes = box_convert(out['pred_boxes'].detach().as_subclass(Tensor).float(), 'cxcywh', 'xyxy')
     def _one(b, s, l):
@@ -78,6 +79,8 @@ class DetectionScore(Metric):
         threshold:float=.5, # Queries that are surer than this count
         iou:float=.5 # Overlap that is enough
     ):
+        for k,v in (('threshold',threshold),('iou',iou)):
+            if not isinstance(v, (int,float,np.number)) or isinstance(v, bool) or not 0<=v<=1: raise ValueError(f"`{k}` lies in 0..1; it is {v!r}.")
         if kind not in ('recall','precision'): raise ValueError(f"`kind` is 'recall' or 'precision', not {kind!r}.")
         store_attr()
     def reset(self): self.good = self.all = 0

@@ -118,10 +118,12 @@ class DetrLoss(nn.Module):
         apart = torch.cdist(boxes, box_convert(tb, 'xyxy', 'cxcywh'), p=1)
         over = generalized_box_iou(box_convert(boxes, 'cxcywh', 'xyxy'), tb)
         cost = self.box*apart - self.overlap*over - out['pred_logits'].flatten(0,1).softmax(-1)[:,tl]
+        if not torch.isfinite(cost).all(): raise ValueError("The model returns inf or nan, so its queries cannot be matched; a lower learning rate may keep the training from diverging.")
         costs = cost.view(bs, n, -1).cpu().split([len(l) for _,l in truth], -1) # of all images at once: each against its own objects
         return [tuple(torch.as_tensor(o, device=tb.device) for o in linear_sum_assignment(c[i])) for i,c in enumerate(costs)]
 
     def _one(self, out, truth):
+        out = {k:out[k].float() for k in ('pred_logits','pred_boxes')} # in half precision boxes have no distance
         logits,boxes = out['pred_logits'],box_convert(out['pred_boxes'], 'cxcywh', 'xyxy')
         if max((len(l) for _,l in truth), default=0)>logits.shape[1]: raise ValueError(f"An image has {max(len(l) for _,l in truth)} objects, and the model {logits.shape[1]} queries: give it more (`n_queries=`).")
         which = self.match(out, truth)
