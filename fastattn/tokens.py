@@ -93,7 +93,8 @@ def _block_of(name, names):
     return next((o for o in around if sum(n==o or n.startswith(o+'.') for n in names)==1), name)
 
 def _reads(model, x, name, block, n):
-    g = tokens_grid(model, x, name, n)
+    try: g = tokens_grid(model, x, name, n)
+    except ValueError: return [],[] # they lie on no image, as the queries of a detector; whoever wants a map of them is told
     read = tokens_read(model, x, block, n)
     if read is None: return [0] if g.prefix else [],[]
     front,rest = (r.nonzero()[:,0].tolist() for r in (read[:g.prefix],read[g.prefix:]))

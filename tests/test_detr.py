@@ -4,6 +4,7 @@ import numpy as np, pytest, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image
 from fastattn.all import *
 from fastattn.record import rng_state
+from fastattn.target import model_output
 from fastattn.small_detr import sine_positions
 
 def backbone(stride=32):
@@ -14,10 +15,10 @@ def backbone(stride=32):
 
 sizes = dict(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=9, num_labels=5)
 
-def build(kind, stride):
+def build(kind, stride, **kwargs):
     import transformers as T
     torch.manual_seed(0)
-    kw = dict(sizes)
+    kw = {**sizes, **kwargs}
     if kind=='DabDetr': kw['hidden_size'] = kw.pop('d_model')
     m = getattr(T, f'{kind}ForObjectDetection')(getattr(T, f'{kind}Config')(**kw, **backbone(stride))).eval()
     for n,p in m.named_parameters(): # random weights attend evenly; these do not
@@ -220,3 +221,81 @@ def test_click_through():
     inside = [i for i in range(len(b)) if (b[i,:2]<=c).all() and (c<=b[i,2:]).all()]
     assert out['box']==min(inside, key=lambda i: float((b[i,2:]-b[i,:2]).prod()))
     assert out['first']==as_bytes(d.encoder.flatten(2).flatten(0,1))[3].tolist()
+
+def relevance_as_written(m, inputs, query, label):
+    "Equations 5 to 10 with all matrices, in double precision"
+    from fastattn.crossing import DetrTrace
+    with torch.no_grad(), DetrTrace(m, grad=True) as t: out = m(**inputs)
+    t.grads(model_output(out)[0,query,label])
+    A = [((c.rows()*c.rows(grads=True)).relu().mean(1)[0].double(), crosses) for c,crosses in t.decoder]
+    n,q = A[-1][0].shape[1],A[-1][0].shape[0]
+    I = lambda k: torch.eye(k, dtype=torch.float64)
+    ii = I(n)
+    for c in t.encoder: a = (c.rows()*c.rows(grads=True)).relu().mean(1)[0].double(); ii = ii + a@ii
+    norm = lambda r: ((r-I(len(r)))/(r-I(len(r))).sum(1, keepdim=True)).nan_to_num(0) + I(len(r))
+    qq,qi = I(q),torch.zeros(q,n).double()
+    for a,crosses in A:
+        if crosses: qi = qi + norm(qq).T@a@norm(ii)
+        else: qq,qi = qq+a@qq, qi+a@qi
+    return qi[query].view(t.grid)
+
+@pytest.mark.parametrize('kind', ['Detr','ConditionalDetr','TableTransformer','DabDetr'])
+@pytest.mark.parametrize('queries', [9,35]) # as many as places
+def test_relevance(kind, queries):
+    "Against the equations, also where there are as many queries as places; and `explain` says the same"
+    m = build(kind, 32, num_queries=queries)
+    x = torch.randn(1,3,160,224)
+    double = kind!='DabDetr'
+    if double: m,x = m.double(),x.double()
+    d = DetrAttention(m, x, 0.)
+    assert len(d.trace.encoder)==len(d.trace.own)==len(d.trace.cross)==2 and d.decoder.shape==(queries,5,7)
+    want = relevance_as_written(m, dict(pixel_values=x), 4, 2)
+    got = d.relevance(4, 2).raw[0].double()
+    assert (got/want.max()-want/want.max()).abs().max()<(1e-6 if double else 1e-2) # an identity of single precision swallows small relevance
+    h = explain(m, x, 'bimodal_relevance', query=4, target=2)
+    assert torch.allclose(h.raw[0], d.relevance(4, 2).raw[0].float(), rtol=1e-4, atol=0)
+    assert explain(m, x).method=='cross_attention' and torch.allclose(explain(m, x, query=3).raw[0], d.decoder[3].float(), atol=1e-6)
+
+def test_faint_relevance():
+    "Of a large grid in single precision the map is the same as in double"
+    m = build('Detr', 16)
+    m.class_labels_classifier.weight.data *= 1e-3
+    x = torch.randn(1,3,320,416)
+    a = DetrAttention(m, x, 0.).relevance(0, 1).raw[0].double()
+    b = DetrAttention(copy.deepcopy(m).double(), x.double(), 0.).relevance(0, 1).raw[0].double()
+    assert a.max()>0 and (a/a.max()-b/b.max()).abs().max()<1e-3
+
+def test_names():
+    "Names of a bare model count, in a container too, and other names change no score"
+    m,x = build('ConditionalDetr', 32),torch.randn(1,3,160,224)
+    m.config.id2label = {i:f'thing {i}' for i in range(5)}
+    d,w = DetrAttention(m, x, 0.),DetrAttention(nn.Sequential(m), x, 0.)
+    assert torch.equal(d.scores, w.scores) and list(d.labels)==list(w.labels) and d.labels[0].startswith('thing')
+    assert explain(m, x, target='thing 3').target==['thing 3'] and DetrAttention(m, x, 0., vocab=list('abcde')).scores.equal(d.scores)
+    q = int(d.out['logits'].sigmoid()[0,:,3].argmax())
+    assert torch.equal(explain(m, x, target='thing 3').raw[0], explain(m, x, query=q).raw[0])
+
+def test_strides():
+    for px in ((160,224),(161,200),(300,33)):
+        assert DetrAttention(build('Detr', 32), torch.randn(1,3,*px)).stride==32
+
+def test_queries_are_no_places():
+    assert all('decoder' not in c.name for c in candidates(demo_detr(5), torch.randn(1,3,64,64)))
+    for kind in ('ConditionalDetr','DabDetr'): assert candidates(build(kind, 32), torch.randn(1,3,160,224)).auto().name.startswith('model.backbone.') and 'position' not in candidates(build(kind, 32), torch.randn(1,3,160,224)).auto().name
+
+class Yolo(nn.Module):
+    "Boxes from tokens among the patches, and no decoder"
+    def __init__(self): super().__init__(); self.conv,self.attn,self.q,self.head = nn.Conv2d(3,16,16,16),nn.MultiheadAttention(16, 2, batch_first=True),nn.Parameter(torch.randn(1,4,16)),nn.Linear(16,9)
+    def forward(self, x):
+        t = torch.cat([self.conv(x).flatten(2).transpose(1,2), self.q.expand(len(x),-1,-1)], 1)
+        o = self.head(self.attn(t, t, t)[0][:,-4:])
+        return dict(pred_logits=o[...,:5], pred_boxes=o[...,5:].sigmoid())
+
+def test_refusals():
+    "One sentence, with a mend that mends"
+    with pytest.raises(ValueError, match='do not attend to all places of the image in a decoder'): DetrAttention(Yolo(), torch.randn(1,3,64,64))
+    d = DetrAttention(build('Detr', 32), torch.randn(1,3,160,224), 0.)
+    for f,say in ((lambda: d.plot_points((3,4)), '`points='), (lambda: d.plot_queries(1), '`queries='), (lambda: d.query_maps([9]), 'There is no query 9'), (lambda: d.query_maps(float('nan')), 'There is no query'),
+                  (lambda: d.query_maps(layer=1.5), '`layer` is a number'), (lambda: d.explore(width=0), '`width`'), (lambda: d.plot_queries(ncols=-1), '`ncols`'), (lambda: d.relevance(0, 'nope'), "no class 'nope'")):
+        with pytest.raises((ValueError,TypeError), match=say): f()
+    assert d.query_maps(np.int64(2), layer=np.int64(0), head=np.int64(1)).shape==d.query_maps([2], layer=0, head=1).shape
