@@ -272,6 +272,8 @@ def _short(s, inches): n = max(8, int(inches*9)); return s if len(s)<=n else s[:
 
 def _aspect(pic): return min(max(pic.height/pic.width, .3), 3) # of a panel: pictures as narrow as a thread get a frame
 
+def _wide(pic, scale): return scale*min(max(.6*pic.width/pic.height, 1), 2.5) # inches of a panel: wide pictures get wide ones
+
 def _outlined(ax, box, lw=2):
     x0,y0,x1,y1 = (float(v) for v in box)
     for c,w in (('white',lw+2),(_blue,lw)): ax.add_patch(Rectangle((x0-.5,y0-.5), x1-x0, y1-y0, fill=False, ec=c, lw=w))
@@ -292,13 +294,14 @@ def plot_queries(self:DetrAttention,
     "Each query's map over the picture, above its box and its class; of models that sample points, the points by their weight"
     if method not in ('attention','relevance'): raise ValueError(f"`method` is 'attention' or 'relevance', not {method!r}.")
     pic,qs = self._picture(img),self._queries(queries)
+    scale = _wide(pic, scale)
     if not qs: return self._nothing(pic, scale)
     sampled = not self.trace.cross
     if sampled and method=='relevance': self._calls('decoder', -1) # says why not
     maps = None if sampled else self.query_maps(qs, pic, layer, head) if method=='attention' else self.relevance(qs, img=pic)
     boxes = self.boxes_on(pic.size, box_convert(self.out['pred_boxes'][0,qs].detach().float(), 'cxcywh', 'xyxy'))
     if ncols is not None and (not isinstance(ncols, (int,np.integer)) or isinstance(ncols, bool) or ncols<1): raise ValueError(f"`ncols` is how many queries stand in a row, at least 1; it is {ncols!r}.")
-    ncols = ncols or min(len(qs), 6)
+    ncols = ncols or min(len(qs), max(2, int(14/scale)))
     nrows = math.ceil(len(qs)/ncols)
     with plain_text():
         fig,axs = plt.subplots(2*nrows, ncols, figsize=(scale*ncols, nrows*(2*scale*_aspect(pic)+.6)), squeeze=False, layout='constrained')
@@ -358,7 +361,7 @@ def plot_points(self:DetrAttention,
     pts = [(x*pic.width,y*pic.height) for x,y in _source] if points is None else as_points(points)
     maps = self.point_maps(pts, pic, direction, layer, head)
     pts = [(min(max(x,0),pic.width-1),min(max(y,0),pic.height-1)) for x,y in pts]
-    n,aspect = len(pts),_aspect(pic)
+    n,aspect,scale = len(pts),_aspect(pic),_wide(pic, scale)
     order = sorted(range(n), key=lambda i: pts[i][0])
     left,right = (sorted(o, key=lambda i: pts[i][1]) for o in (order[:n//2],order[n//2:])) # few lines cross
     rows = max(len(right),1)
