@@ -23,7 +23,6 @@ from functools import cached_property
 from contextlib import nullcontext
 from matplotlib.patches import ConnectionPatch,Rectangle
 from torchvision.ops import box_convert
-import dataclasses
 
 # %% ../nbs/07_detr.ipynb #03d88e7c
 class DetrAttention:
@@ -60,6 +59,7 @@ class DetrAttention:
         with torch.no_grad(), sampling, DetrTrace(self.model, grid=self.known, grad=grad) as t: out = self.model(*self.input.args, **self.input.kwargs)
         if not is_detr_output(out): raise ValueError(f"{kind} is no DETR: it returns no box and class scores for each query (`pred_boxes`, and `logits` or `pred_logits`). For classifiers there is `explain`.")
         sampled = None if grad or sampling.points is None else (sampling.points[0],sampling.weights[0])
+        if sampled is not None: t.cross = [] # what looks like attention there is the weighing of points
         if not t.cross and sampled is None: raise ValueError(self._why_not(t, out['pred_boxes'].shape[1]))
         return out,t,sampled
 

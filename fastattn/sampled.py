@@ -21,7 +21,7 @@ class SampledTrace(TorchFunctionMode):
         model:nn.Module # A deformable DETR
     ):
         super().__init__()
-        self.model,self.pair,self._stack = unwrap(model),encoder_decoder(model),ExitStack()
+        self.model,self._stack = unwrap(model),ExitStack()
         self._start()
 
     def _start(self, *args): self._grids,self._weights,self._on = [],[],bool(args)
@@ -29,12 +29,17 @@ class SampledTrace(TorchFunctionMode):
     def __enter__(self):
         self._start()
         with ExitStack() as stack:
-            if self.pair: # every layer begins anew, so that the last one is kept
-                layers = getattr(self.model.get_submodule(self.pair[1]), 'layers', [])
-                for m in layers: stack.callback(m.register_forward_pre_hook(lambda m, args: self._start(m)).remove)
-                for m in layers: stack.callback(m.register_forward_hook(self._end).remove)
+            for m in self._layers(): # every layer begins anew, so that the last one is kept
+                stack.callback(m.register_forward_pre_hook(lambda m, args: self._start(m)).remove)
+                stack.callback(m.register_forward_hook(self._end).remove)
             self._stack = stack.pop_all()
         return super().__enter__()
+
+    def _layers(self):
+        "The layers of the decoder; some models have one without an encoder"
+        pair = encoder_decoder(self.model)
+        ds = [self.model.get_submodule(pair[1])] if pair else [m for n,m in self.model.named_modules() if n.split('.')[-1]=='decoder']
+        return next((list(d.layers) for d in ds if isinstance(getattr(d, 'layers', None), nn.ModuleList)), [])
 
     def _end(self, m, args, out): self._on = False
 

@@ -299,3 +299,14 @@ def test_refusals():
                   (lambda: d.query_maps(layer=1.5), '`layer` is a number'), (lambda: d.explore(width=0), '`width`'), (lambda: d.plot_queries(ncols=-1), '`ncols`'), (lambda: d.relevance(0, 'nope'), "no class 'nope'")):
         with pytest.raises((ValueError,TypeError), match=say): f()
     assert d.query_maps(np.int64(2), layer=np.int64(0), head=np.int64(1)).shape==d.query_maps([2], layer=0, head=1).shape
+
+def test_deformable_without_encoder():
+    "LW-DETR has a decoder only, and samples: its points are the model's own"
+    from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
+    torch.manual_seed(0)
+    vit = LwDetrViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, window_block_indices=[0,2], image_size=256, num_windows=4, intermediate_size=64, out_features=['stage2','stage3'])
+    m = LwDetrForObjectDetection(LwDetrConfig(backbone_config=vit, projector_scale_factors=[1.], projector_in_channels=[32,32], projector_out_channels=32, d_model=32, num_queries=10, decoder_layers=2, decoder_ffn_dim=32,
+                                              decoder_self_attention_heads=4, decoder_cross_attention_heads=4, num_labels=4, group_detr=1)).eval()
+    d = DetrAttention(m, torch.randn(1,3,256,256), 0.)
+    assert d.sampled[0].shape==(10,16,2) and torch.allclose(d.sampled[1].sum(1), torch.ones(10), atol=1e-5) and len(d.plot_queries(queries=[0,1]).axes)==4
+    with pytest.raises(ValueError, match='no dense map'): d.query_maps()
