@@ -51,11 +51,6 @@ def _like(baseline, x, idx, n):
     try: return b.expand_as(x).detach()
     except RuntimeError: raise ValueError(f"{wrong}; its shape is {tuple(b.shape)}.") from None
 
-def _at_least(least, **kwargs):
-    "Numbers of things, checked"
-    for k,v in kwargs.items():
-        if not isinstance(v, (int,np.integer)) or isinstance(v, bool) or v<least: raise ValueError(f"`{k}` must be a whole number, at least {least}; it is {v!r}.")
-
 # %% ../nbs/08_attribution.ipynb #5ca1c6bc
 @explainer(pixels=True, suits=.1)
 def saliency(p, max_bytes=None):
@@ -75,7 +70,7 @@ def smoothgrad(p,
     max_bytes=None # What a pass may take; None is 1 GB
 ):
     "SmoothGrad (Smilkov et al. 2017, section 3): the mean gradient over noisy copies, the largest absolute value over the channels"
-    _at_least(1, samples=samples)
+    at_least(1, samples=samples)
     if not noise>0: raise ValueError(f"`noise` must be above zero (it is a share of the image's range); it is {noise!r}.")
     tunnel = _captum('NoiseTunnel')(_captum('Saliency')(_score(p)))
     p.out
@@ -120,7 +115,7 @@ def integrated_gradients(p,
     max_bytes=None # What a pass may take; None is 1 GB
 ):
     "Integrated gradients (Sundararajan et al. 2017, eq. 1), Gauss-Legendre, summed over the channels; `notes['delta']` is what the map misses of the difference of the scores (their completeness axiom)"
-    _at_least(1, steps=steps)
+    at_least(1, steps=steps)
     ig = _captum('IntegratedGradients')(_score(p))
     def _part(x, idx, rows):
         b = _like(baseline, x, idx, len(p.x))
@@ -193,7 +188,7 @@ def occlusion(p,
     c,h,w = p.x.shape[1:]
     window = ifnone(window, max(1, min(h,w)//8))
     stride = ifnone(stride, max(1, window//2))
-    _at_least(1, window=window, stride=stride)
+    at_least(1, window=window, stride=stride)
     if not (window<=min(h,w) and stride<=window): raise ValueError(f"`window` must lie between 1 and {min(h,w)} (the image is {h} x {w}) and `stride` between 1 and `window`; they are {window} and {stride}.")
     with Bar((math.ceil((h-window)/stride)+1)*(math.ceil((w-window)/stride)+1)*len(p.x)) as bar:
         def _f(x, idx):
@@ -214,7 +209,7 @@ def rise(p,
     "RISE (Petsiuk et al. 2018, eq. 6): mean of random masks weighted by the score of what they show; the mean score is taken off first, so that neither it nor the masks' mean shows"
     p.out
     if not 0<keep<1: raise ValueError(f"`keep` is the chance that a cell is to be seen, between 0 and 1; it is {keep}.")
-    _at_least(1, masks=masks, cells=cells)
+    at_least(1, masks=masks, cells=cells)
     (h,w),g = p.x.shape[-2:],torch.Generator().manual_seed(seed)
     ch,cw = math.ceil(h/cells),math.ceil(w/cells) # a cell; the grid has one more, and is shifted by less than one
     grids = (torch.rand(masks,1,cells+1,cells+1, generator=g)<keep).float()

@@ -20,8 +20,7 @@ def rows_at_once(
 )->int: # At least 1
     "How many images go through `model` at once, with gradients, without taking more than `max_bytes`"
     if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, (int,float)) or max_bytes<=0): raise ValueError(f"`max_bytes` is a number of bytes, such as 2**30; it is {max_bytes!r}.")
-    one = candidates(model, x).held + x[0].nbytes
-    return max(1, int(ifnone(max_bytes, byte_budget)//(2*one))) # twice: gradients, and what is worked out between modules
+    return max(1, int(ifnone(max_bytes, byte_budget)//(2*_bytes_of_one(model, x)))) # twice: gradients, and what is worked out between modules
 
 
 def rows_forward(
@@ -31,7 +30,9 @@ def rows_forward(
 )->int: # At least 1
     "How many images go through `model` at once without gradients: twice as many; on a CPU no more than 256 MB, beyond which passes become slower"
     rows = 2*rows_at_once(model, x, max_bytes)
-    return rows if x.is_cuda else max(1, min(rows, 2**28//(candidates(model, x).held+x[0].nbytes)))
+    return rows if x.is_cuda else max(1, min(rows, 2**28//_bytes_of_one(model, x)))
+
+def _bytes_of_one(model, x): return candidates(model, x).held + x[0].nbytes # what one image takes on its way
 
 # %% ../nbs/00f_batches.ipynb #557d7779
 def out_of_memory(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['explainers', 'fusions', 'Explainer', 'explainer', 'strength', 'pick_method', 'suitable', 'as_batch', 'model_of',
-           'batch_of', 'config_names', 'class_names', 'activation_of', 'explain', 'scale_maps', 'noisy', 'Trace',
-           'evaluating', 'candidates', 'Heatmap', 'Probe']
+           'batch_of', 'config_names', 'numbered', 'at_least', 'class_names', 'activation_of', 'explain', 'scale_maps',
+           'noisy', 'Trace', 'evaluating', 'candidates', 'Heatmap', 'Probe']
 
 # %% ../nbs/00_core.ipynb #bb90ee1e
 from fastai.vision.all import *
@@ -138,8 +138,21 @@ def config_names(
 )->list: # None if it knows none
     "The class names of a model of transformers, from its `config.id2label`"
     names = getattr(config_of(model), 'id2label', None)
-    if not names or all(str(v)==f'LABEL_{k}' for k,v in names.items()): return None
+    return None if not names or all(str(v)==f'LABEL_{k}' for k,v in names.items()) else numbered(names)
+
+def numbered(
+    names:dict # `{number: name}`
+)->list: # With the number itself where there is no name
+    "Names as a list, each at its number"
     return [str(names.get(i, i)) for i in range(max(names)+1)]
+
+def at_least(
+    least:int, # The smallest that will do
+    **kwargs # Numbers, by what they are called
+):
+    "Check numbers of things"
+    for k,v in kwargs.items():
+        if not isinstance(v, (int,np.integer)) or isinstance(v, bool) or v<least: raise ValueError(f"`{k}` must be a whole number, at least {least}; it is {v!r}.")
 
 def class_names(
     learn # A `Learner`

@@ -161,7 +161,7 @@ def cross_attention(p,
     head='mean' # Join heads by `'mean'`, `'max'` or `'min'`, or look at one by its number
 ):
     "What the queries of a DETR attend to in the decoder, the mean over them (Carion et al. 2020, figure 6); several layers are averaged"
-    if not isinstance(threshold, (int,float,np.number)) or isinstance(threshold, bool) or not 0<=threshold<=1: raise ValueError(f"`threshold` is a probability, 0..1; it is {threshold!r}.")
+    check_threshold(threshold)
     t = _dense(p)
     r = _queries(p, query, threshold)
     maps = [join_heads(head, c.shape[1])(c.gather(r)).float() for c in t.asked]

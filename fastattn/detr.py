@@ -72,7 +72,7 @@ class DetrAttention:
 
     def _names(self):
         names = getattr(config_of(self.model), 'id2label', None)
-        return self.columns if self.learner is not None else None if not names else _as_names(names)
+        return self.columns if self.learner is not None else numbered(names) if names else None
 
     def _name(self, i): return i if self.vocab is None or i>=len(self.vocab) else str(self.vocab[i])
     def __len__(self): return len(self.keep)
@@ -252,7 +252,7 @@ class DetrAttention:
 
 def _as_names(vocab):
     "A list of names, out of one or of a dict"
-    if isinstance(vocab, dict) and vocab and all(isinstance(k, (int,np.integer)) and k>=0 for k in vocab): return [str(vocab.get(i, i)) for i in range(max(vocab)+1)]
+    if isinstance(vocab, dict) and vocab and all(isinstance(k, (int,np.integer)) and k>=0 for k in vocab): return numbered(vocab)
     if isinstance(vocab, str) or not isinstance(vocab, (list,tuple,L,CategoryMap)): raise TypeError(f"`vocab` is a list of class names, or a dict {{number: name}}; it is {vocab!r}.")
     return [str(o) for o in vocab]
 

@@ -110,9 +110,6 @@ def _curve(p, h, rows, start, end, steps):
 
 def _area(c): return torch.trapezoid(c, dx=1/(c.shape[1]-1), dim=1)
 
-def _steps(steps):
-    if not isinstance(steps, (int,np.integer)) or isinstance(steps, bool) or steps<1: raise ValueError(f"`steps` must be a whole number, at least 1; it is {steps!r}.")
-
 @delegates(explain, but=['size','x','learn'])
 def deletion(
     learn, # A `Learner`, or any `nn.Module`
@@ -128,7 +125,7 @@ def deletion(
     **kwargs
 )->Tensor: # `(n,)`, 0..1, lower is better; with `curve` also `(n,steps+1)`
     "Deletion (Petsiuk et al. 2018, RISE, section 4.1): the mean probability of the class while the image is covered, the map's brightest places first (of equal ones, from the upper left)"
-    _steps(steps)
+    at_least(1, steps=steps)
     def _f(p, h, rows): return _curve(p, h, rows, p.x, torch.full_like(p.x, baseline), steps)
     c = _asked(learn, x, maps, method, target, prep, max_bytes, kwargs, _f)
     return (_area(c),c) if curve else _area(c)
@@ -148,7 +145,7 @@ def insertion(
     **kwargs
 )->Tensor: # `(n,)`, 0..1, higher is better; with `curve` also `(n,steps+1)`
     "Insertion (Petsiuk et al. 2018, RISE, section 4.1): the mean probability of the class while a blurred image is uncovered, the map's brightest places first (of equal ones, from the upper left)"
-    _steps(steps)
+    at_least(1, steps=steps)
     def _f(p, h, rows): return _curve(p, h, rows, _blurred(p.x, blur*max(p.x.shape[-2:])), p.x, steps)
     c = _asked(learn, x, maps, method, target, prep, max_bytes, kwargs, _f)
     return (_area(c),c) if curve else _area(c)

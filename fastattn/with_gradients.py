@@ -45,7 +45,7 @@ def smooth_gradcam_plus_plus(p,
     seed:int=0 # Of the noise, which is the same for every image
 ):
     "Smooth Grad-CAM++ (Omeiza et al. 2019, eq. 9-10): Grad-CAM++ with derivatives averaged over noisy copies; the numerator is that of Grad-CAM++, so that without noise it is the same"
-    if not isinstance(samples, (int,np.integer)) or samples<1: raise ValueError(f"`samples` must be a whole number, at least 1; it is {samples!r}.")
+    at_least(1, samples=samples)
     powers = None
     for q in noisy(p, samples, noise, seed):
         new = [torch.stack([g,g**2,g**3])/samples for g in q.grads()]

@@ -42,7 +42,7 @@ def _chosen(
     n:int=None # How many; None is all
 )->Tensor: # `(bs,n)`, numbers of channels
     "The channels that vary most over the image, for each image (Li et al. 2020, Faster Score-CAM)"
-    if n is not None and (not isinstance(n, (int,np.integer)) or isinstance(n, bool) or n<1): raise ValueError(f"`max_channels` must be a whole number, at least 1; it is {n!r}.")
+    if n is not None: at_least(1, max_channels=n)
     c = a.shape[1]
     if n is None or n>=c: return torch.arange(c, device=a.device).expand(len(a), -1)
     return a.flatten(2).var(2).topk(n, dim=1).indices.sort(1).values
@@ -96,7 +96,7 @@ def sscam(p,
     max_bytes:int=None # What a pass may take; None is 1 GB
 ):
     "SS-CAM (Wang et al. 2020b, section 3.1): Score-CAM with scores averaged over maps with noise added"
-    _at_least_one(samples=samples)
+    at_least(1, samples=samples)
     def _weights(maps, bar):
         g,n,size = torch.Generator().manual_seed(seed),maps.shape[1],p.x.shape[2:]
         def _some(cs): # some channels at a time: noise is as large as the pictures
@@ -112,14 +112,10 @@ def iscam(p,
     max_bytes:int=None # What a pass may take; None is 1 GB
 ):
     "IS-CAM (Naidu et al. 2020, eq. 5-7): Score-CAM with scores averaged over maps of growing strength, step i times the sum of j/n up to i"
-    _at_least_one(samples=samples)
+    at_least(1, samples=samples)
     strengths = np.cumsum(np.arange(1, samples+1)/samples).tolist()
     def _weights(maps, bar): return sum(_through(p, maps, max_bytes, bar, lambda m, x, part: m*x*s) for s in strengths)/samples
     return _score_weighted(p, max_channels, max_bytes, samples, _weights)
-
-def _at_least_one(**kwargs):
-    for k,v in kwargs.items():
-        if not isinstance(v, (int,np.integer)) or isinstance(v, bool) or v<1: raise ValueError(f"`{k}` must be a whole number, at least 1; it is {v!r}.")
 
 # %% ../nbs/05c_without_gradients.ipynb #f8ef55a4
 @explainer(suits=.1)
