@@ -28,7 +28,7 @@ class NotebookItem(pytest.Item):
 
     def runtest(self):
         import fastattn.all  # what a notebook defines again must not stay in the library's registry
-        from fastattn.core import explainers
+        from fastattn.core.pipeline import explainers
         registered = dict(explainers)
         try: self._runtest()
         finally: explainers.clear(); explainers.update(registered)

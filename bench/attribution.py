@@ -2,8 +2,8 @@
 import argparse, json, sys, warnings
 import torch, torch.nn as nn, torchvision
 from torchvision.models.resnet import BasicBlock
-from fastattn.core import explain
-import fastattn.attribution
+from fastattn.core.pipeline import explain
+import fastattn.attribution.pixels
 from common import in_child, pairs, peak_mb, write
 warnings.filterwarnings('ignore')
 

@@ -4,7 +4,7 @@ One pass and its kin: ResNet-50, 224 px, 4 images, last layer. A pass for each c
 """
 import argparse, contextlib, io, json, sys, warnings
 import torch, torchvision
-from fastattn.core import explain
+from fastattn.core.pipeline import explain
 import fastattn.all
 from common import in_child, pairs, peak_mb, write
 warnings.filterwarnings('ignore')

@@ -1,6 +1,6 @@
 "The demo with several seeds: accuracy, share of the mask on the object, seconds"
 import argparse, tempfile
-from fastattn.demo import run_demo
+from fastattn.cli.demo import run_demo
 from fastcore.foundation import L
 from common import write
 

@@ -2,13 +2,13 @@
 import argparse, json, sys, tempfile, time
 import torch
 from fastai.vision.all import Learner, OptimWrapper, no_random, partial
-from fastattn.detr import DetrAttention
-from fastattn.data import demo_dls
-from fastattn.learner import demo_learner
-from fastattn.queries import DetectionScore, box_hits, box_labels, detected
-from fastattn.crossing import DetrTrace
-from fastattn.core import explain
-from fastattn.small_detr import DetrLoss, demo_detr, demo_detr_learner
+from fastattn.detr.attention import DetrAttention
+from fastattn.data.demo import demo_dls
+from fastattn.models.learners import demo_learner
+from fastattn.detr.boxes import DetectionScore, box_hits, box_labels, detected
+from fastattn.detr.cross_attention import DetrTrace
+from fastattn.core.pipeline import explain
+from fastattn.detr.model import DetrLoss, demo_detr, demo_detr_learner
 from common import here, in_child, pairs, peak_mb, write
 
 H,W = 800,1066

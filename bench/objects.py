@@ -101,7 +101,7 @@ def scene(name, rng, size=224):
 
 @functools.lru_cache(None)
 def network():
-    from fastattn.weights import imagenet_lite0
+    from fastattn.data.imagenet import imagenet_lite0
     return imagenet_lite0()[0]
 
 def normed(ims):

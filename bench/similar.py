@@ -1,7 +1,7 @@
 "Exact search among a million embeddings: time as a ratio to the one matrix product that it cannot do without, and memory beside the embeddings themselves"
 import argparse
 import torch
-from fastattn.similar import nearest
+from fastattn.features.retrieval import nearest
 from common import pairs, peak_mb, write
 
 if __name__=='__main__':

@@ -3,7 +3,7 @@ import argparse, statistics, sys, time
 import torch, torch.nn.functional as F
 from fastai.vision.all import *
 from fastattn.all import *
-from fastattn.unet import gate_masks
+from fastattn.models.unet import gate_masks
 from common import pairs, peak_mb, in_child, write
 
 def learner(attention, n=2000, seed=0, **kwargs):

@@ -2,8 +2,8 @@
 import argparse, random, tempfile, threading, time
 from fastai.vision.all import *
 from fastattn.all import *
-from fastattn.data import _photos
-from fastattn.visualize import run_visualize
+from fastattn.data.demo import _photos
+from fastattn.cli.visualize import run_visualize
 from common import here, write
 
 def make(path, n, seed):

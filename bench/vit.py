@@ -1,9 +1,9 @@
 "Time and memory of attention methods on a ViT-S/16, as ratios to a plain inference forward in the same run; `python bench/vit.py`"
 import argparse, json, sys
 import timm, torch
-from fastattn.core import explain
-from fastattn.capture import AttentionTrace
-import fastattn.cams, fastattn.flow
+from fastattn.core.pipeline import explain
+from fastattn.attention.trace import AttentionTrace
+import fastattn.cams.cams, fastattn.attention.rollout
 from common import here, in_child, pairs, peak_mb, write
 
 def model(px): return timm.create_model('vit_small_patch16_224', img_size=px).eval()

@@ -2,7 +2,7 @@
 import copy, warnings, pytest, timm, torch, torch.nn as nn, torchvision
 import torch.nn.functional as F
 from fastattn.all import *
-from fastattn.record import Trace
+from fastattn.core.hooks import Trace
 
 class Own(nn.Module):
     "Stands in for an attention dropout, and keeps what arrives"

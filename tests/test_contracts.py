@@ -4,9 +4,9 @@ import numpy as np, pytest, torch, torch.nn as nn
 from fastai.vision.all import (L, BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataBlock, CategoryBlock, ImageBlock, IndexSplitter, Learner, TensorImage,
                                get_image_files, parent_label, Normalize, imagenet_stats)
 from fastattn.all import *
-from fastattn.core import explainers
-from fastattn.record import quietly, rng_state
-from fastattn.target import model_output
+from fastattn.core.pipeline import explainers
+from fastattn.core.hooks import quietly, rng_state
+from fastattn.core.target import model_output
 
 def small():
     "A small CNN with everything that can go wrong: batch norm, dropout, in-place ReLUs"

@@ -3,9 +3,9 @@ import copy, json, random, shutil, subprocess
 import numpy as np, pytest, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image
 from fastattn.all import *
-from fastattn.record import rng_state
-from fastattn.target import model_output
-from fastattn.small_detr import sine_positions
+from fastattn.core.hooks import rng_state
+from fastattn.core.target import model_output
+from fastattn.detr.model import sine_positions
 
 def backbone(stride=32):
     "A ResNet of transformers at stride 32, or of timm with the last stride taken out"
@@ -224,7 +224,7 @@ def test_click_through():
 
 def relevance_as_written(m, inputs, query, label):
     "Equations 5 to 10 with all matrices, in double precision"
-    from fastattn.crossing import DetrTrace
+    from fastattn.detr.cross_attention import DetrTrace
     with torch.no_grad(), DetrTrace(m, grad=True) as t: out = m(**inputs)
     t.grads(model_output(out)[0,query,label])
     A = [((c.rows()*c.rows(grads=True)).relu().mean(1)[0].double(), crosses) for c,crosses in t.decoder]

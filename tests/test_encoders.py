@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from fastai.vision.all import (DataLoaders, Datasets, TensorImage, TensorMask, CrossEntropyLossFlat, load_learner, no_random, resnet18, resnet34, xresnet18, densenet121, vgg11_bn,
                                squeezenet1_0, squeezenet1_1, alexnet)
 from fastattn.all import DynamicUnet, attention_unet_learner, explain
-from fastattn.unet import gate_masks
+from fastattn.models.unet import gate_masks
 
 # encoder: number of skips
 table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeezenet1_0:3, squeezenet1_1:3, alexnet:3,

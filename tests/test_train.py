@@ -3,10 +3,10 @@ import json, os, resource, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from fastattn.data import demo_path
-from fastattn.outputs import part
-from fastattn.pictures import Photo
-from fastattn.visualize import strip_notes
+from fastattn.data.demo import demo_path
+from fastattn.image.files import part
+from fastattn.image.pictures import Photo
+from fastattn.cli.visualize import strip_notes
 sys.path.insert(0, str(Path(__file__).parent))
 from photos import photo_set
 
@@ -77,10 +77,10 @@ def test_killed_training(tmp_path):
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
     "An untrained model, saved"
-    from fastattn.folders import folder_dls
-    from fastattn.learner import attention_learner
-    from fastattn.data import demo_arch
-    from fastattn.saved import save_model
+    from fastattn.data.folders import folder_dls
+    from fastattn.models.learners import attention_learner
+    from fastattn.data.demo import demo_arch
+    from fastattn.cli.checkpoint import save_model
     d = tmp_path_factory.mktemp('model')
     save_model(attention_learner(folder_dls(demo_path(240), size=64, num_workers=0), demo_arch, pretrained=False, activation='softmax'), d)
     return d
@@ -114,5 +114,5 @@ def test_bad_input(tmp_path, args, says):
 
 def test_every_method_is_offered():
     "The commands know what `explain` knows"
-    code = "import fastattn.visualize,fastattn.train; from fastattn.core import explainers; a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))"
+    code = "import fastattn.cli.visualize,fastattn.cli.train; from fastattn.core.pipeline import explainers; a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))"
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='[]'
