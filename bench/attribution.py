@@ -3,7 +3,6 @@ import argparse, json, sys, warnings
 import torch, torch.nn as nn, torchvision
 from torchvision.models.resnet import BasicBlock
 from fastattn.core.pipeline import explain
-import fastattn.attribution.pixels
 from common import in_child, pairs, peak_mb, write
 warnings.filterwarnings('ignore')
 

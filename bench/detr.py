@@ -4,11 +4,11 @@ import torch
 from fastai.vision.all import Learner, OptimWrapper, no_random, partial
 from fastattn.detr.attention import DetrAttention
 from fastattn.data.demo import demo_dls
-from fastattn.models.learners import demo_learner
+from fastattn.models.learners import demo_detr_learner, demo_learner
 from fastattn.detr.boxes import DetectionScore, box_hits, box_labels, detected
 from fastattn.detr.cross_attention import DetrTrace
 from fastattn.core.pipeline import explain
-from fastattn.detr.model import DetrLoss, demo_detr, demo_detr_learner
+from fastattn.detr.model import DetrLoss, demo_detr
 from common import here, in_child, pairs, peak_mb, write
 
 H,W = 800,1066

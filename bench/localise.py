@@ -3,6 +3,7 @@ deletion, insertion and the average drop say, which know no masks. Mean and stan
 import argparse, collections, time, warnings
 import torch
 from fastattn.all import *
+from fastattn.data.imagenet import *
 from objects import composites, network, normed, ranked
 from common import write
 warnings.filterwarnings('ignore')

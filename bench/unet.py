@@ -3,6 +3,7 @@ import argparse, statistics, sys, time
 import torch, torch.nn.functional as F
 from fastai.vision.all import *
 from fastattn.all import *
+from fastattn.core.hooks import *
 from fastattn.models.unet import gate_masks
 from common import pairs, peak_mb, in_child, write
 

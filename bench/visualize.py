@@ -2,6 +2,9 @@
 import argparse, random, tempfile, threading, time
 from fastai.vision.all import *
 from fastattn.all import *
+from fastattn.data.demo import *
+from fastattn.data.folders import *
+from fastattn.cli.checkpoint import find_arch
 from fastattn.data.demo import _photos
 from fastattn.cli.visualize import run_visualize
 from common import here, write
@@ -37,8 +40,8 @@ if __name__=='__main__':
         t = Path(t)
         (t/'in').mkdir(); make(t/'in', a.n, a.seed)
         set_seed(a.seed)
-        save_model(attention_learner(folder_dls(demo_path(160), size=a.size, num_workers=0), find_arch(a.arch), pretrained=False, activation='softmax'), t/'model')
-        learn,some = load_model(t/'model'),picture_files(t/'in')[:min(1000, a.n)]
+        save_checkpoint(attention_learner(folder_dls(demo_path(160), size=a.size, num_workers=0), find_arch(a.arch), pretrained=False, activation='softmax'), t/'model')
+        learn,some = load_checkpoint(t/'model'),picture_files(t/'in')[:min(1000, a.n)]
         x = torch.randn(a.bs, 3, a.size, a.size)
         def forward():
             with torch.no_grad():

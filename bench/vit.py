@@ -3,7 +3,6 @@ import argparse, json, sys
 import timm, torch
 from fastattn.core.pipeline import explain
 from fastattn.attention.trace import AttentionTrace
-import fastattn.cams.cams, fastattn.attention.rollout
 from common import here, in_child, pairs, peak_mb, write
 
 def model(px): return timm.create_model('vit_small_patch16_224', img_size=px).eval()

@@ -2,6 +2,7 @@
 import argparse, contextlib, fnmatch, io, json, time, warnings
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastattn.all import *
+from fastattn.core.hooks import *
 from fastattn.core.layers import main_tensor
 from common import here, write
 

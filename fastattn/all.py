@@ -1,35 +1,50 @@
-"Everything, for notebooks: `from fastai.vision.all import *`, and then `from fastattn.all import *`, which shadows fastai's interpretation classes on purpose"
-from fastattn.core.pipeline import *
-from fastattn.image.pictures import Photo
-from fastattn.data.demo import *
-from fastattn.data.imagenet import *
-from fastattn.data.augment import *
-from fastattn.data.folders import *
-from fastattn.models.soft_attention import *
-from fastattn.models.encoders import *
-from fastattn.models.evidence import *
-from fastattn.models.unet import *
-from fastattn.models.learners import *
-from fastattn.core.questions import *
-from fastattn.cams.cams import *
-from fastattn.attribution.pixels import *
-from fastattn.features.features import *
-from fastattn.attention.call import *
-from fastattn.attention.trace import *
-from fastattn.attention.tokens import *
-from fastattn.attention.rollout import *
-from fastattn.attention.plots import *
-from fastattn.detr.boxes import *
-from fastattn.detr.model import *
-from fastattn.detr.cross_attention import *
-from fastattn.detr.deformable import *
-from fastattn.detr.viewer import *
-from fastattn.detr.inputs import *
-from fastattn.detr.attention import *
-from fastattn.metrics.localisation import *
-from fastattn.callback.recorder import *
-from fastattn.interpret.story import *
-from fastattn.interpret.compare import *
-from fastattn.interpret.interpretation import *
-from fastattn.cli.checkpoint import *
-from fastattn.cli.resume import *
+"""Everything for notebooks: `from fastai.vision.all import *`, and then `from fastattn.all import *`.
+
+Four classes take the place of fastai's of the same names, and do all that those do: `Interpretation`, `ClassificationInterpretation`,
+`SegmentationInterpretation` and `DynamicUnet`. All that is not listed here is imported from its module."""
+from .image.heatmap import Heatmap
+from .core.hooks import Trace
+from .core.layers import candidates
+from .core.registry import explainer, explainers, suitable
+from .core.pipeline import explain
+from .core.questions import contrast, detection, similar_to
+from .data.demo import demo_arch, demo_boxes, demo_dls, demo_mask, demo_masks, demo_vit
+from .data.folders import folder_dls
+from .data.imagenet import imagenet_lite0
+from .attention.trace import AttentionTrace
+from .attention.plots import plot_heads, plot_layers, plot_patches
+from .detr.attention import DetrAttention
+from .detr import plots  # its plots are methods of `DetrAttention`
+from .models.soft_attention import SoftAttention
+from .models.unet import DynamicUnet
+from .models.learners import attention_learner, attention_unet_learner, demo_detr_learner, demo_learner
+from .features.filters import plot_features, plot_filters
+from .features.embeddings import embeddings, plot_tsne
+from .features.retrieval import similar_images
+from .features.dreams import visualize_class
+from .metrics.localisation import auc_inside, energy_inside, pointing_game
+from .metrics.faithfulness import average_drop, deletion, insertion
+from .metrics.sanity import sanity_check
+from .callback.recorder import AttentionRecorder
+from .interpret.story import plot_before_after, plot_stories, tell
+from .interpret.compare import plot_methods
+from .interpret.interpretation import ClassificationInterpretation, Interpretation, SegmentationInterpretation
+from .cli.checkpoint import load_checkpoint, save_checkpoint
+
+__all__ = [
+    # ask a model
+    'explain', 'explainer', 'explainers', 'suitable', 'candidates', 'Heatmap', 'Trace', 'contrast', 'similar_to', 'detection',
+    # watch it train, see what went wrong
+    'AttentionRecorder', 'Interpretation', 'ClassificationInterpretation', 'SegmentationInterpretation',
+    'plot_methods', 'tell', 'plot_stories', 'plot_before_after',
+    # models that attend
+    'attention_learner', 'attention_unet_learner', 'SoftAttention', 'DynamicUnet', 'folder_dls', 'save_checkpoint', 'load_checkpoint',
+    # transformers and detectors
+    'AttentionTrace', 'plot_heads', 'plot_layers', 'plot_patches', 'DetrAttention',
+    # what it has learned
+    'plot_filters', 'plot_features', 'embeddings', 'plot_tsne', 'similar_images', 'visualize_class',
+    # is a map to be believed?
+    'energy_inside', 'pointing_game', 'auc_inside', 'insertion', 'deletion', 'average_drop', 'sanity_check',
+    # something to try it on
+    'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',
+]

@@ -4,6 +4,7 @@ import numpy as np, pytest, torch, torch.nn as nn
 from fastai.vision.all import (L, BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataBlock, CategoryBlock, ImageBlock, IndexSplitter, Learner, TensorImage,
                                get_image_files, parent_label, Normalize, imagenet_stats)
 from fastattn.all import *
+from fastattn.data.demo import *
 from fastattn.core.pipeline import explainers
 from fastattn.core.hooks import quietly, rng_state
 from fastattn.core.target import model_output

@@ -3,6 +3,8 @@ import copy, json, random, shutil, subprocess
 import numpy as np, pytest, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image
 from fastattn.all import *
+from fastattn.detr.model import *
+from fastattn.detr.viewer import *
 from fastattn.core.hooks import rng_state
 from fastattn.core.target import model_output
 from fastattn.detr.model import sine_positions

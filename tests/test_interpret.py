@@ -4,6 +4,7 @@ from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, L, PILImageB
 from fastai import interpret as theirs
 from fastcore.test import test_eq as eq, test_close as close
 from fastattn.all import *
+from fastattn.data.demo import *
 
 @pytest.fixture(scope='module')
 def learn():

@@ -1,6 +1,7 @@
 "Grad-CAM against captum, and CAM in closed form."
 import warnings, pytest, timm, torch, torch.nn.functional as F, torchvision
 from fastattn.all import *
+from fastattn.data.imagenet import *
 
 captum = pytest.importorskip('captum.attr', reason='pip install captum')
 

@@ -80,9 +80,9 @@ def model(tmp_path_factory):
     from fastattn.data.folders import folder_dls
     from fastattn.models.learners import attention_learner
     from fastattn.data.demo import demo_arch
-    from fastattn.cli.checkpoint import save_model
+    from fastattn.cli.checkpoint import save_checkpoint
     d = tmp_path_factory.mktemp('model')
-    save_model(attention_learner(folder_dls(demo_path(240), size=64, num_workers=0), demo_arch, pretrained=False, activation='softmax'), d)
+    save_checkpoint(attention_learner(folder_dls(demo_path(240), size=64, num_workers=0), demo_arch, pretrained=False, activation='softmax'), d)
     return d
 
 def test_killed_visualize(tmp_path, model):

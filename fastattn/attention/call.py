@@ -133,8 +133,6 @@ class AttentionCall:
         return torch.cat([self.rows(b).mean(1, keepdim=True) for b in self.blocks()], 2)
 
 # %% ../../nbs/attention/01_call.ipynb #072ba59c
-_known = WeakKeyDictionary()
-
 def windows_of(
     block:nn.Module, # The module around the attention that takes the whole image
     attn:nn.Module, # The attention inside it
@@ -145,9 +143,7 @@ def windows_of(
     "Which token sits in every place of every window"
     def _what(o): return tuple(o.shape[1:]) if isinstance(o, Tensor) else repr(o)
     key = (next(n for n,m in block.named_modules() if m is attn), places, *map(_what, args), *((k,_what(v)) for k,v in kwargs.items()))
-    known = _known.setdefault(block, {})
-    if key not in known: known[key] = quietly(lambda _: _follow(block, attn, args, kwargs, places), None, block)
-    return known[key]
+    return facts.about(block, 'windows', key, lambda: quietly(lambda _: _follow(block, attn, args, kwargs, places), None, block))
 
 class _FirstLinear(TorchFunctionMode):
     seen=None

@@ -7,13 +7,13 @@ __all__ = ['head_stats', 'model_heads', 'plot_head_stats']
 
 # %% ../../nbs/attention/05_heads.ipynb #0379767e
 from fastai.vision.all import *
+from ..image.plotting import *
+from ..image.heatmap import *
 from ..core.hooks import *
 from ..core.layers import *
-from ..image.heatmap import *
 from .call import *
 from .trace import *
 from .tokens import *
-from ..detr.cross_attention import *
 
 # %% ../../nbs/attention/05_heads.ipynb #481104c9
 def head_stats(

@@ -8,11 +8,14 @@ __all__ = ['plot_heads', 'plot_layers', 'plot_patches', 'AttentionTrace', 'atten
 
 # %% ../../nbs/attention/06_plots.ipynb #c39b0930
 from fastai.vision.all import *
-from ..core.hooks import *
-from ..core.layers import *
+from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..image.placement import *
+from ..core.hooks import *
+from ..core.layers import *
 from ..core.target import *
+from ..core.inputs import *
 from ..core.pipeline import *
 from .call import *
 from .trace import *

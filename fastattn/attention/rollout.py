@@ -7,6 +7,7 @@ __all__ = ['pick_layers', 'watching', 'join_heads', 'attention', 'rollout', 'gra
 
 # %% ../../nbs/attention/04_rollout.ipynb #b828a0fe
 from fastai.vision.all import *
+from ..checks import *
 from ..core.hooks import *
 from ..core.layers import *
 from ..core.pipeline import *
@@ -46,13 +47,7 @@ def watching(
     _make.last = last
     return _make
 
-def _memo(p, key, f):
-    "`f()`, worked out once for a probe"
-    memo = p.__dict__.setdefault('_memo', {})
-    if key not in memo: memo[key] = f()
-    return memo[key]
-
-def _grid(p, name, n, grid): return _memo(p, (name,n,grid), lambda: tokens_grid(p.model, p.x, name, n, grid))
+def _grid(p, name, n, grid): return p.memo((name,n,grid), lambda: tokens_grid(p.model, p.x, name, n, grid))
 
 def _start(p, call, query, grid):
     "How much of each query of the last layer is asked about, `(bs,q)`: the tokens that the answer is read from, or the user's"
@@ -65,7 +60,7 @@ def _start(p, call, query, grid):
         return r
     if query not in (None,'cls','mean'): raise ValueError(f"`query` must be None, 'cls', 'mean' or the number of a token, not {query!r}.")
     if q==1: return r+1 # the only query there is
-    a,n = _memo(p, 'attentions', lambda: attentions(p.model, p.x)),_grid(p, call.name, q, grid).prefix
+    a,n = p.memo('attentions', lambda: attentions(p.model, p.x)),_grid(p, call.name, q, grid).prefix
     if query=='cls' and n==0: raise ValueError(f"The tokens of {call.name!r} are all patches, there is no CLS among them: use `query='mean'`, or the number of a token.")
     if query is None and a.odd: raise ValueError(f"The answer is read from token {a.odd[0]}, which is neither in front of the patches nor are all patches read; say whose attention is meant with `query=` and where the patches are with `grid=`.")
     reads = [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i<n] # where CLS joins later, the tokens before are patches
@@ -121,10 +116,9 @@ def _placed(model, x):
     return q in (1,k)
 
 _why = "it reads attention between tokens, and this model has no layer that makes queries and keys"
-def _suits(s): return lambda m: s if attends(m) else 0
 
 # %% ../../nbs/attention/04_rollout.ipynb #aa5da665
-@explainer(by_class=False, trace=watching(last=True), suits=_suits(.4), fits=_placed, demo=_vit_demo, why=_why)
+@explainer(by_class=False, trace=watching(last=True), suits=attends, fits=_placed, demo=_vit_demo, why=_why)
 def attention(p,
     head='mean', # Join heads by `'mean'`, `'max'` or `'min'`, or look at one by its number
     weights=None, # Weight of every head `(heads,)`, or of every layer and head `(layers,heads)`, for a weighted average instead
@@ -180,7 +174,7 @@ def _padded(r, call):
     return F.pad(r, (0,call.shape[3]-call.shape[2]))
 
 # %% ../../nbs/attention/04_rollout.ipynb #e5fc67b5
-@explainer(by_class=False, trace=watching(), suits=_suits(.5), fits=_followed, demo=_vit_demo, why=_why)
+@explainer(by_class=False, trace=watching(), suits=attends, fits=_followed, demo=_vit_demo, why=_why)
 def rollout(p,
     start_layer:int=0, # Begin at this layer: early layers say little, and of models with outlier tokens too much
     head_fusion='mean', # Join heads by `'mean'`, `'max'` or `'min'`, or look at one by its number
@@ -224,7 +218,7 @@ def _mix_mean(r, call, keep):
     return _padded(keep*r, call) + (1-keep)*call.gather(r).mean(1).float()
 
 # %% ../../nbs/attention/04_rollout.ipynb #2ba1268e
-@explainer(grad=True, trace=watching(grad=True), suits=_suits(.6), fits=_followed, demo=_vit_demo, why=_why)
+@explainer(grad=True, trace=watching(grad=True), suits=attends, fits=_followed, demo=_vit_demo, why=_why)
 def grad_rollout(p,
     start_layer:int=0, # Begin at this layer
     discard_ratio:float=0., # Set this share of each layer's weights to zero, the smallest
@@ -239,7 +233,7 @@ def grad_rollout(p,
     r,start,first = _flow(p, _one, query, grid, start_layer)
     return _on_grid(p, first, r, grid)
 
-@explainer(grad=True, trace=watching(grad=True), suits=_suits(2), fits=_followed, demo=_vit_demo, why=_why)
+@explainer(grad=True, trace=watching(grad=True), suits=attends, fits=_followed, demo=_vit_demo, why=_why)
 def relevance(p,
     start_layer:int=0, # Begin at this layer
     query=None, # Whose relevance: see `attention`
@@ -287,7 +281,7 @@ def _layerwise(model, x, layer):
     t._x = x
     return t
 
-@explainer(grad=True, trace=_layerwise, suits=_suits(.7), fits=_placed, demo=_vit_demo, why=_why)
+@explainer(grad=True, trace=_layerwise, suits=attends, fits=_placed, demo=_vit_demo, why=_why)
 def legrad(p,
     grid=None # Rows and columns of the patches; None finds them
 ):

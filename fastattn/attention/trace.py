@@ -7,6 +7,7 @@ __all__ = ['AttentionTrace']
 
 # %% ../../nbs/attention/02_trace.ipynb #734f91b8
 from fastai.basics import *
+from ..checks import *
 from ..core.hooks import *
 from .call import *
 from torch.overrides import TorchFunctionMode

@@ -8,8 +8,9 @@ __all__ = ['saliency', 'input_x_gradient', 'smoothgrad', 'guided_backprop', 'int
 
 # %% ../../nbs/attribution/02_pixels.ipynb #749a3ea4
 from fastai.vision.all import *
-from ..core.pipeline import *
+from ..checks import *
 from ..core.memory import *
+from ..core.pipeline import *
 from .rules import *
 import copy
 
@@ -52,17 +53,17 @@ def _like(baseline, x, idx, n):
     except RuntimeError: raise ValueError(f"{wrong}; its shape is {tuple(b.shape)}.") from None
 
 # %% ../../nbs/attribution/02_pixels.ipynb #5ca1c6bc
-@explainer(pixels=True, suits=.1)
+@explainer(pixels=True)
 def saliency(p, max_bytes=None):
     "Saliency (Simonyan et al. 2014, section 3.1): the gradient of the score at each pixel, the largest absolute value over the channels"
     return _attributed(p, lambda x, idx, rows: _captum('Saliency')(_score(p)).attribute(x, abs=True, additional_forward_args=idx), max_bytes).amax(1)
 
-@explainer(pixels=True, signed=True, suits=.1)
+@explainer(pixels=True, signed=True)
 def input_x_gradient(p, max_bytes=None):
     "Input times gradient (Shrikumar et al. 2016, section 1), summed over the channels"
     return _attributed(p, lambda x, idx, rows: _captum('InputXGradient')(_score(p)).attribute(x, additional_forward_args=idx), max_bytes).sum(1)
 
-@explainer(pixels=True, suits=.1)
+@explainer(pixels=True)
 def smoothgrad(p,
     samples:int=25, # Noisy copies of each image
     noise:float=.15, # Standard deviation of the noise, as a share of the image's range
@@ -93,7 +94,7 @@ class _Through(nn.Module):
         self.__dict__['scores'] = s.detach()
         return s
 
-@explainer(pixels=True, suits=lambda m: .1 if _relus(m) else 0)
+@explainer(pixels=True, suits=_relus)
 def guided_backprop(p, max_bytes=None):
     "Guided backpropagation (Springenberg et al. 2015, section 3.4), the largest absolute value over the channels"
     def _ask(sep):
@@ -107,7 +108,7 @@ def _quietly(f, *args, **kwargs):
         return f(*args, **kwargs)
 
 # %% ../../nbs/attribution/02_pixels.ipynb #6bda3f6e
-@explainer(pixels=True, signed=True, suits=.1)
+@explainer(pixels=True, signed=True)
 def integrated_gradients(p,
     steps:int=50, # Pictures on the way
     within:float=None, # Double the steps of images whose map misses more than this share of the difference, up to 64 times as many
@@ -148,12 +149,9 @@ def _signed_sum(p, a):
 def _in_full(p):
     "The same question to the model in float32: quotients of small differences get lost in half precision"
     if p.x.dtype not in (torch.float16,torch.bfloat16): return p
-    p.out # what is asked about stays what the model itself says
-    res = Probe(copy.deepcopy(p.model).float(), p.x.float(), p.target, by_class=p.by_class)
-    res._fixed = True
-    return res
+    return p.replace(model=copy.deepcopy(p.model).float(), x=p.x.float(), layers=()) # what is asked about stays what the model itself says
 
-@explainer(pixels=True, signed=True, suits=.1)
+@explainer(pixels=True, signed=True)
 def deeplift(p,
     baseline=0., # Picture to compare with: a number, or `(c,h,w)` as the model takes it
     max_bytes=None # What a pass may take; None is 1 GB
@@ -177,7 +175,7 @@ def _no_rule(missing):
     return f"DeepLIFT has no rule for {what}; there it goes back by the gradient, and its map does not add up to the score: `notes['delta']` says by how much. 'integrated_gradients' needs no rules."
 
 # %% ../../nbs/attribution/02_pixels.ipynb #3ae1d4c2
-@explainer(pixels=True, signed=True, suits=.1)
+@explainer(pixels=True, signed=True)
 def occlusion(p,
     window:int=None, # Side of the window in pixels of the input; None is an eighth of the image
     stride:int=None, # How far the window moves; None is half of it
@@ -198,7 +196,7 @@ def occlusion(p,
             return _captum('Occlusion')(_f).attribute(x.detach(), (c,window,window), (c,stride,stride), _like(baseline, x, idx, len(p.x)).detach(), additional_forward_args=idx, perturbations_per_eval=max(1, rows//len(x)))
         return _attributed(p, _part, max_bytes).mean(1) # every channel holds the same
 
-@explainer(pixels=True, signed=True, suits=.1)
+@explainer(pixels=True, signed=True)
 def rise(p,
     masks:int=1000, # Random masks
     cells:int=7, # Rows and columns of the grid that a mask is drawn on

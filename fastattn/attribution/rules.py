@@ -161,8 +161,6 @@ def _apart(func):
     return getattr(F, name[:-1], None) or getattr(torch, name[:-1])
 
 # %% ../../nbs/attribution/01_rules.ipynb #5e70c68c
-_known = Remembered()
-
 def with_rules(
     ask, # Function of a `Separated`
     model:nn.Module, # Any model
@@ -170,7 +168,9 @@ def with_rules(
     only=None # Names of the functions to separate; None is all that have a rule
 ): # What `ask` returns
     "Ask with the activations of `model` separated"
-    def _fresh(): return copy.deepcopy(_known(model, (tuple(x.shape[1:]), x.dtype, only and frozenset(only)), lambda: Separated(model, x, only))) # captum keeps tensors in the modules
+    key = tuple(x.shape[1:]),x.dtype,only and frozenset(only)
+    def _fresh(): # captum keeps tensors in the modules
+        return copy.deepcopy(facts.about(model, 'rules', key, lambda: Separated(model, x, only)))
     try: return ask(_fresh())
-    except CallsChanged: _known.forget(model)
+    except CallsChanged: facts.forget(model)
     return ask(_fresh())

@@ -7,11 +7,15 @@ __all__ = ['STATS', 'act_stats', 'recordable', 'AttentionRecorder']
 
 # %% ../../nbs/callback/01_recorder.ipynb #04291429
 from fastai.vision.all import *
-from ..core.hooks import *
-from ..core.pipeline import *
-from ..core.layers import *
+from ..checks import *
+from ..image.files import *
+from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..core.hooks import *
+from ..core.layers import *
+from ..core.inputs import *
+from ..core.pipeline import *
 from ..attention.tokens import *
 from ..attention.heads import *
 from PIL import ImageDraw,ImageFont
@@ -43,7 +47,7 @@ def recordable(
     last = {}
     for c in candidates(model, x).features(): last[(c.grid.h,c.grid.w)] = c.name
     model = unwrap(model) # and what the model itself multiplies its features by
-    masks = [n for e in explainers.values() if e.layers and not e.by_class and strength(e, model)>0 for n in e.layers(model)]
+    masks = [n for e in explainers.values() if e.layers and not e.by_class and e.suited(model) for n in e.layers(model)]
     return list(dict.fromkeys([*last.values(), *masks]))
 
 # %% ../../nbs/callback/01_recorder.ipynb #497818de

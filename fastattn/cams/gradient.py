@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['weighted', 'gradcam', 'gradcam_plus_plus', 'smooth_gradcam_plus_plus', 'xgradcam', 'shapleycam', 'layercam',
-           'hirescam', 'gradcam_elementwise', 'principal', 'turned', 'eigengradcam', 'Biases', 'fullgrad']
+           'hirescam', 'gradcam_elementwise', 'principal', 'turned', 'eigengradcam']
 
 # %% ../../nbs/cams/01_gradient.ipynb #9ad82786
 from fastai.vision.all import *
+from ..checks import *
 from ..core.pipeline import *
-from contextlib import ExitStack
 
 # %% ../../nbs/cams/01_gradient.ipynb #6276adc8
 def weighted(
@@ -33,12 +33,12 @@ def _plus_plus(a, g, g2, g3):
     alpha = _over(g2, 2*g2 + a.sum((2,3), keepdim=True)*g3)
     return (alpha*g.relu()).sum((2,3))
 
-@explainer(grad=True, suits=.3)
+@explainer(grad=True)
 def gradcam_plus_plus(p):
     "Grad-CAM++ (Chattopadhay et al. 2018, eq. 5 and 19, of the exponential of the score): positive gradients, each by how far its place alone accounts for the score"
     return [weighted(_plus_plus(a, g, g**2, g**3), a).relu() for a,g in zip(p.acts, p.grads())]
 
-@explainer(grad=True, suits=.2)
+@explainer(grad=True)
 def smooth_gradcam_plus_plus(p,
     samples:int=4, # Noisy copies of each image
     noise:float=.15, # Standard deviation of the noise, as a share of the image's range
@@ -52,28 +52,28 @@ def smooth_gradcam_plus_plus(p,
         powers = new if powers is None else [o+n for o,n in zip(powers, new)]
     return [weighted(_plus_plus(a, *g), a).relu() for a,g in zip(p.acts, powers)]
 
-@explainer(grad=True, suits=.3)
+@explainer(grad=True)
 def xgradcam(p):
     "XGrad-CAM (Fu et al. 2020, eq. 9): each channel's gradients are averaged with the features as weights"
     return [weighted(_over((g*a).sum((2,3)), a.sum((2,3))), a).relu() for a,g in zip(p.acts, p.grads())]
 
-@explainer(grad=2, suits=.2)
+@explainer(grad=2)
 def shapleycam(p):
     "ShapleyCAM (Cai 2025, eq. 16): Grad-CAM with the gradient less half the Hessian times the features, which is each channel's Shapley value to second order"
     return [weighted((g-h/2).mean((2,3)), a).relu() for a,g,h in zip(p.acts, p.grads(), p.curved())]
 
 # %% ../../nbs/cams/01_gradient.ipynb #9c3820fa
-@explainer(grad=True, suits=.4)
+@explainer(grad=True)
 def layercam(p):
     "LayerCAM (Jiang et al. 2021, eq. 5-7): features times their own positive gradients, positive part; made for finer layers, too"
     return [(g.relu()*a).sum(1).relu() for a,g in zip(p.acts, p.grads())]
 
-@explainer(grad=True, suits=.4)
+@explainer(grad=True)
 def hirescam(p):
     "HiResCAM (Draelos and Carin 2020, eq. 2): features times their own gradients, so that the map adds up to what the features give to the score"
     return [(g*a).sum(1) for a,g in zip(p.acts, p.grads())]
 
-@explainer(grad=True, suits=.3)
+@explainer(grad=True)
 def gradcam_elementwise(p):
     "Element-wise Grad-CAM (Gildenblat 2021): the positive part of features times their own gradients, summed over the channels"
     return [(g*a).relu().sum(1) for a,g in zip(p.acts, p.grads())]
@@ -100,79 +100,7 @@ def turned(
     b = along.flatten(1).to(m)
     return m*torch.where((m*(b-b.mean(1, keepdim=True))).sum(1, keepdim=True)<0, -1., 1.)
 
-@explainer(grad=True, suits=.2)
+@explainer(grad=True)
 def eigengradcam(p):
     "Eigen-CAM (Muhammad and Yeasin 2020, eq. 2) of the features times their gradients (Gildenblat 2021): the first principal component, turned so that it agrees with their sum"
     return [principal(g*a, (g*a).sum(1)) for a,g in zip(p.acts, p.grads())]
-
-# %% ../../nbs/cams/01_gradient.ipynb #f053cf8f
-class Biases:
-    "Watches a pass from the input on, and keeps the outputs of all that adds a bias at places; `with` it, convolutions and batch normalisations are seen however they are called"
-    def __init__(self, model, x, layer=None):
-        if layer is not None: raise ValueError("'fullgrad' reads every bias of the model; leave `layer` out.")
-        self.names,self.size,self.model = [],tuple(x.shape[-2:]),model
-        self._stack = ExitStack()
-
-    def __enter__(self):
-        self.seen,self.biases,self.x = [],[],None
-        with ExitStack() as stack:
-            stack.callback(self.model.register_forward_pre_hook(self._begin).remove)
-            stack.enter_context(_Added(self))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc): self._stack.close()
-
-    def _begin(self, m, args):
-        if self.x is not None: return
-        torch.set_grad_enabled(True)
-        self.x = args[0].detach().requires_grad_()
-        return (self.x, *args[1:])
-
-    def keep(self, out, bias):
-        if self.x is None or not out.requires_grad or out.ndim!=4: return out
-        self.seen.append(out); self.biases.append(bias.detach())
-        return out.clone() # or an activation that works in place would edit the record
-
-    def grads(self, score):
-        "What each pixel and each bias gives to the score: `(bs,c,h,w)` of the input, and one `(bs,c,gh,gw)` for each bias"
-        gs = torch.autograd.grad(score.sum(), [self.x,*self.seen], allow_unused=True) if score.requires_grad else [None]
-        if gs[0] is None: raise RuntimeError("No gradient reaches the pixels: a `no_grad` or `detach` inside the model, or a target function that leaves the graph.")
-        gs = [torch.zeros_like(o) if g is None else g for g,o in zip(gs, [self.x,*self.seen])]
-        return [gs[0].float()*self.x.detach().float()] + [g.float()*b.float()[:,None,None] for g,b in zip(gs[1:], self.biases)]
-
-class _Added(torch.overrides.TorchFunctionMode):
-    "Sees every convolution with a bias and every batch normalisation in evaluation mode"
-    def __init__(self, to): super().__init__(); self.to = to
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func is torch.conv2d:
-            b = args[2] if len(args)>2 else kwargs.get('bias')
-            return out if b is None else self.to.keep(out, b)
-        if func is F.batch_norm:
-            x,mean,var,w,b,_,_,eps = _bound(args, kwargs)
-            if mean is None: return out
-            scale = torch.ones_like(var) if w is None else w
-            return self.to.keep(out, (0 if b is None else b) - mean*scale/(var+eps).sqrt())
-        return out
-
-def _bound(args, kwargs):
-    names = dict(input=None, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=.1, eps=1e-5)
-    return [(args[i] if i<len(args) else kwargs.get(n, d)) for i,(n,d) in enumerate(names.items())]
-
-def _has_convs(m): return any(isinstance(o, nn.Conv2d) for o in m.modules())
-
-def _spread(m, size):
-    "FullGrad's postprocessing: each channel's absolute values scaled to 0..1, summed, brought to the input's size"
-    m = m.abs()
-    m = m-m.amin((2,3), keepdim=True)
-    m = (m/(m.amax((2,3), keepdim=True)+1e-7)).sum(1, keepdim=True) # resizing is linear: the sum first
-    return m[:,0] if m.shape[2:]==size else F.interpolate(m, size=size, mode='bilinear', align_corners=False)[:,0]
-
-@explainer(grad=True, trace=Biases, suits=lambda m: .1 if _has_convs(m) else 0, why="FullGrad reads the biases of convolutions and batch normalisations, and it has none")
-def fullgrad(p):
-    "FullGrad (Srinivas and Fleuret 2019, eq. 8): what the pixels and every bias give to the score, each channel scaled to its maximum, summed in the input's pixels"
-    parts = p.grads(of=p.attn)
-    if len(parts)==1: raise ValueError("FullGrad reads the biases of convolutions and batch normalisations, and this model adds none; 'saliency' does without.")
-    return sum(_spread(o, tuple(p.x.shape[2:])) for o in parts)

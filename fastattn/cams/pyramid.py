@@ -7,12 +7,15 @@ __all__ = ['pyramidcam']
 
 # %% ../../nbs/cams/03_pyramid.ipynb #38be185e
 from fastai.vision.all import *
+from ..checks import *
+from ..image.heatmap import *
+from ..core.layers import *
 from ..core.pipeline import *
 from .gradient import *
 
 # %% ../../nbs/cams/03_pyramid.ipynb #99967a67
 def _checked(finer):
-    if not isinstance(finer, (int,np.integer)) or isinstance(finer, bool) or finer<0: raise ValueError(f"`finer` is a number of stages, such as 1; it is {finer!r}.")
+    if not is_whole(finer) or finer<0: raise ValueError(f"`finer` is a number of stages, such as 1; it is {finer!r}.")
     return finer
 
 def _layers(cs, finer=1, **kwargs):
@@ -23,9 +26,7 @@ def _has_stages(model, x):
     cs = candidates(model, x)
     return cs.out is None and not cs.detects and len(cs.features())>0 and len(cs.stages())>0
 
-def _on(m, size): return m if m.shape[1:]==size else F.interpolate(m[:,None], size=size, mode='bilinear', align_corners=False)[:,0]
-
-@explainer(grad=True, suits=1.5, fits=_has_stages, pick=_layers)
+@explainer(grad=True, fits=_has_stages, pick=_layers)
 def pyramidcam(p,
     finer:int=1 # How many stages before the last layer; of several the geometric mean is taken, 0 is Grad-CAM. With `layer` those layers are taken, the last as the coarse one
 ):
@@ -33,8 +34,8 @@ def pyramidcam(p,
     _checked(finer)
     acts,grads = p.acts,p.grads()
     size = max((a.shape[2:] for a in acts), key=lambda s: s[0]*s[1])
-    what = scale_maps(_on(weighted(grads[-1].mean((2,3)), acts[-1]).relu(), size))
-    where = [scale_maps(_on((a*g).relu().sum(1), size)) for a,g in zip(acts[:-1], grads[:-1])]
+    what = scale_maps(resize_maps(weighted(grads[-1].mean((2,3)), acts[-1]).relu(), size))
+    where = [scale_maps(resize_maps((a*g).relu().sum(1), size)) for a,g in zip(acts[:-1], grads[:-1])]
     if not where: return what
     where = torch.stack(where).prod(0)**(1/len(where))
     return what*torch.where(where.flatten(1).amax(1)[:,None,None]>0, where, torch.ones_like(where)) # a stage that says nothing does not silence the last layer

@@ -7,11 +7,11 @@ __all__ = ['EPOCHS', 'LR', 'BS', 'soft_masks_on', 'plot_masks', 'run_demo']
 
 # %% ../../nbs/cli/05_demo.ipynb #39b78687
 from fastai.vision.all import *
+from ..image.files import *
 from ..core.pipeline import *
 from ..data.demo import *
 from ..models.learners import *
 from ..metrics.localisation import *
-from ..image.files import *
 from ..callback.recorder import *
 from ..interpret.interpretation import *
 import time
@@ -77,7 +77,7 @@ def run_demo(
                 'masks': plot_masks(maps[spread], [items[i] for i in spread], inside[spread])}
     res = dict(made_by='fastattn_demo', accuracy=round(acc,4), energy_inside=round(inside.mean().item(),4), object_area=round(demo_masks(items).float().mean().item(),4),
                seconds=round(time.time()-start,1), epochs=epochs, seed=seed, images=n, size=size, parameters=total_params(learn.model)[0])
-    with written_whole(out) as t:
+    with whole_folder(out, 'fill') as t:
         for k,f in figs.items(): f.savefig(t/f'{k}.png', dpi=130)
         (t/'summary.json').write_text(json.dumps(res, indent=1)+'\n')
     print(f"\nIt names {res['accuracy']:.1%} of {len(items)} new images. {res['energy_inside']:.0%} of its attention lies on the object, which covers {res['object_area']:.0%} of the image.\n"

@@ -8,22 +8,22 @@ __all__ = ['state_file', 'TrainConfig', 'pick_device', 'folder_learner', 'plot_t
 
 # %% ../../nbs/cli/03_train.ipynb #b6ef179d
 from fastai.vision.all import *
-from ..data.augment import *
-from ..cams.cams import *
+from ..image.files import *
+from ..image.plotting import *
+from ..image.heatmap import *
+from ..image.pictures import *
 from ..core.pipeline import *
+from ..data.augment import *
+from ..data.folders import *
 from ..attention.rollout import *
 from ..detr.cross_attention import *
 from ..attribution.pixels import *
-from ..data.folders import *
-from ..image.heatmap import *
-from ..interpret.interpretation import *
 from ..models.soft_attention import *
 from ..models.learners import *
-from ..image.files import *
-from ..image.pictures import *
-from .resume import *
-from .checkpoint import *
 from ..interpret.story import *
+from ..interpret.interpretation import *
+from .checkpoint import *
+from .resume import *
 import dataclasses,hashlib,math,time,fastai,timm
 import fastattn
 
@@ -202,7 +202,7 @@ def _keep(learn, cfg, out, rows, secs, export):
         cm = interp.confusion_matrix() # from one run of the model, as are the rest
         n = int(cm.sum())
         worst = [[str(a),str(b),int(c)] for a,b,c in interp.most_confused()[:5]]
-        page = save_model(learn, out, made_by='fastattn_train', training=dataclasses.asdict(cfg), data=dict(folder=shown_name(learn.dls.folder.path.resolve()), layout=learn.dls.folder.layout, train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds)),
+        page = save_checkpoint(learn, out, made_by='fastattn_train', training=dataclasses.asdict(cfg), data=dict(folder=shown_name(learn.dls.folder.path.resolve()), layout=learn.dls.folder.layout, train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds)),
                           accuracy=round(float(cm.trace()/n),4), epochs=[dict(zip(('epoch','train_loss','valid_loss','accuracy'), r)) for r in rows], most_confused=worst,
                           seconds=round(secs,1), versions={m.__name__:m.__version__ for m in (fastattn,fastai,torch,timm)})
         if export:

@@ -7,18 +7,18 @@ __all__ = ['sheet_file', 'strip_notes', 'save_strip', 'contact_sheet', 'find_che
 
 # %% ../../nbs/cli/04_visualize.ipynb #6ccf5d83
 from fastai.vision.all import *
-from ..cams.cams import *
+from ..image.files import *
+from ..image.plotting import *
+from ..image.heatmap import *
+from ..image.pictures import *
+from ..core.hooks import *
 from ..core.pipeline import *
+from ..data.folders import *
 from ..attention.rollout import *
 from ..detr.cross_attention import *
 from ..attribution.pixels import *
-from ..data.folders import *
-from ..image.heatmap import *
-from ..image.files import *
-from ..image.pictures import *
-from ..core.hooks import *
-from .checkpoint import *
 from ..interpret.story import *
+from .checkpoint import *
 from PIL.PngImagePlugin import PngInfo
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 import errno,hashlib,time
@@ -191,7 +191,7 @@ def run_visualize(
     if img_size is not None and img_size<1: raise ValueError(f"--img_size must be at least 1, not {img_size}.")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
     files,where = _photographs(root, out),find_checkpoint(checkpoint)
-    learn = load_model(where, img_size, device)
+    learn = load_checkpoint(where, img_size, device)
     made = _settings(learn, method, target, ifnone(img_size, learn.page['images']['size']))
     todo = _missing(files, root, out, made, overwrite)
     print(f"{len(files)} pictures, {len(todo)} to draw; {made['method']} of the model in {str(where)!r} ({learn.page['model']['arch']}, {len(learn.dls.vocab)} classes).")

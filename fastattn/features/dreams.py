@@ -7,14 +7,16 @@ __all__ = ['photo_colours', 'Waves', 'Views', 'total_variation', 'picture_stats'
 
 # %% ../../nbs/features/04_dreams.ipynb #68f4299a
 from fastai.vision.all import *
-from ..core.hooks import *
-from ..core.layers import *
+from ..image.files import *
+from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..core.hooks import *
+from ..core.layers import *
 from ..core.target import *
-from ..core.pipeline import *
 from ..core.memory import *
-from ..image.plotting import *
+from ..core.inputs import *
+from ..core.pipeline import *
 import copy,dataclasses
 
 # %% ../../nbs/features/04_dreams.ipynb #73134d52

@@ -7,13 +7,15 @@ __all__ = ['Embeddings', 'in_order', 'item_list', 'as_validation', 'embeddings',
 
 # %% ../../nbs/features/02_embeddings.ipynb #4edb6d07
 from fastai.vision.all import *
-from ..core.hooks import *
-from ..core.layers import *
+from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..core.hooks import *
+from ..core.layers import *
+from ..core.memory import *
+from ..core.inputs import *
 from ..core.pipeline import *
 from ..core.questions import *
-from ..core.memory import *
 from contextlib import ExitStack,nullcontext
 from PIL import Image
 import dataclasses

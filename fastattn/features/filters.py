@@ -7,12 +7,15 @@ __all__ = ['filters_of', 'plot_filters', 'plot_features']
 
 # %% ../../nbs/features/01_filters.ipynb #e5cce5a8
 from fastai.vision.all import *
-from ..core.hooks import *
-from ..core.layers import *
+from ..checks import *
+from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..image.placement import *
+from ..core.hooks import *
+from ..core.layers import *
+from ..core.inputs import *
 from ..core.pipeline import *
-from ..image.plotting import *
 
 # %% ../../nbs/features/01_filters.ipynb #347cfd0b
 def _weights(m):

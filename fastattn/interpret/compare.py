@@ -7,9 +7,12 @@ __all__ = ['plot_methods']
 
 # %% ../../nbs/interpret/02_compare.ipynb #8a8e3fd5
 from fastai.vision.all import *
-from ..core.hooks import *
+from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..image.placement import *
+from ..core.hooks import *
+from ..core.inputs import *
 from ..core.pipeline import *
 from ..core.memory import Bar
 from .story import say_prediction

@@ -8,12 +8,14 @@ __all__ = ['item_name', 'HeatmapMixin', 'Interpretation', 'SegmentationInterpret
 
 # %% ../../nbs/interpret/03_interpretation.ipynb #06eb7e1d
 from fastai.vision.all import *
-from fastai import interpret as fastai_interpret
-from ..core.hooks import *
-from ..core.pipeline import *
+from ..image.plotting import *
 from ..image.heatmap import *
+from ..core.hooks import *
+from ..core.inputs import *
+from ..core.pipeline import *
 from .story import *
 from .compare import *
+from fastai import interpret as fastai_interpret
 import textwrap,functools
 
 # %% ../../nbs/interpret/03_interpretation.ipynb #f455c68a

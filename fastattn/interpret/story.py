@@ -7,12 +7,15 @@ __all__ = ['merged', 'say_prediction', 'Story', 'tell', 'plot_stories', 'plot_be
 
 # %% ../../nbs/interpret/01_story.ipynb #80c64390
 from fastai.vision.all import *
-from ..core.pipeline import *
-from ..core.layers import *
+from ..image.plotting import *
 from ..image.heatmap import *
-from ..models.soft_attention import *
 from ..image.pictures import *
+from ..image.placement import *
 from ..core.hooks import *
+from ..core.layers import *
+from ..core.inputs import *
+from ..core.pipeline import *
+from ..models.soft_attention import *
 from contextlib import nullcontext
 import dataclasses,io
 

@@ -7,11 +7,12 @@ __all__ = ['randomise', 'top_down', 'rank_correlation', 'sanity_check']
 
 # %% ../../nbs/metrics/03_sanity.ipynb #567013c8
 from fastai.vision.all import *
-from ..core.hooks import *
-from ..core.pipeline import *
 from ..image.pictures import *
+from ..core.hooks import *
 from ..core.target import *
 from ..core.memory import *
+from ..core.inputs import *
+from ..core.pipeline import *
 from contextlib import ExitStack
 import warnings
 

@@ -7,8 +7,9 @@ __all__ = ['check_arch', 'image_size', 'Encoder', 'ChannelsFirst', 'TimmEncoder'
 
 # %% ../../nbs/models/02_encoders.ipynb #27fc4cb4
 from fastai.vision.all import *
-from fastai.vision.learner import model_meta
+from ..checks import *
 from ..core.hooks import *
+from fastai.vision.learner import model_meta
 import timm,inspect
 
 # %% ../../nbs/models/02_encoders.ipynb #509d1461

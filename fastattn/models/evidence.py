@@ -48,7 +48,7 @@ def evidence_maps(
 
 def _demo_evidence(): return nn.Sequential(nn.Conv2d(3,8,3,1,1), nn.ReLU(), Evidence(8, 3)),torch.randn(2,3,16,24)
 
-@explainer(layers=evidence_maps, suits=lambda m: 4 if evidence_maps(m) else 0, demo=_demo_evidence,
+@explainer(layers=evidence_maps, suits=evidence_maps, demo=_demo_evidence,
            why="it has no `Evidence` head (`attention_learner(..., unet=True)` builds one)")
 def evidence(p):
     "What each place says for the class, as the model itself adds it up: CAM (Zhou et al. 2016, eq. 2) built into the network, behind soft attention"

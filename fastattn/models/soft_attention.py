@@ -136,7 +136,7 @@ def soft_masks(
 
 def _demo(): return nn.Sequential(nn.Conv2d(3,8,3,2,1), nn.ReLU(), attention_head(8, 3)),torch.randn(2,3,16,24)
 
-@explainer(by_class=False, layers=soft_masks, suits=lambda m: 3 if soft_masks(m) else 0, demo=_demo,
+@explainer(by_class=False, layers=soft_masks, suits=soft_masks, demo=_demo,
            why="it has no `SoftAttention` in it that tells places apart (`attention_learner` builds one)")
 def soft_attention(p):
     "The masks of the model's own soft attention (Xu et al. 2015, section 4.2: deterministic soft attention; there as a softmax over places), their mean where each channel has one"

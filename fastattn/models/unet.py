@@ -131,7 +131,7 @@ def _demo():
     body = nn.Sequential(nn.Conv2d(3,8,3,2,1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8,16,3,2,1), nn.ReLU(inplace=True), nn.Conv2d(16,16,3,2,1))
     return DynamicUnet(body, 3, (16,24), attention=True),torch.randn(2,3,16,24)
 
-@explainer(by_class=False, layers=gate_masks, suits=lambda m: .6 if gate_masks(m) else 0, demo=_demo, why="it has no `AttentionGate` in it (`attention_unet_learner` builds them)")
+@explainer(by_class=False, layers=gate_masks, suits=gate_masks, demo=_demo, why="it has no `AttentionGate` in it (`attention_unet_learner` builds them)")
 def gates(p):
     "How far the gates of a U-Net's skips open, 0..1 (Oktay et al. 2018, eq. 1-2): one of them with `layer=`, 0 being the coarsest; or the mean of all"
     acts = p.acts
