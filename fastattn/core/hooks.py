@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['facts', 'unwrap', 'match_modules', 'map_tensors', 'eagerly', 'Trace', 'evaluating', 'rng_state', 'undisturbed',
-           'quietly', 'parts_of', 'asking', 'Facts']
+           'asking', 'quietly', 'parts_of', 'Facts']
 
 # %% ../../nbs/core/01_hooks.ipynb #6ab6c277
 from fastai.basics import *
@@ -142,6 +142,22 @@ def undisturbed(
     finally:
         for restore,s in state: restore(s)
 
+# %% ../../nbs/core/01_hooks.ipynb #0872106e
+@contextmanager
+def asking(
+    model:nn.Module, # Any model
+    learn=None, # A `Learner` or `DataLoaders`, since data loaders have random numbers of their own
+    grad:bool=False # Are gradients recorded? None leaves that as it is
+):
+    "Set `model` up to be asked, and put everything back afterwards: modes, random numbers, gradients, compilation"
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(evaluating(model))
+        stack.enter_context(undisturbed(learn))
+        if grad is not None: stack.enter_context(torch.set_grad_enabled(grad))
+        stack.enter_context(eagerly())
+        yield model
+
 # %% ../../nbs/core/01_hooks.ipynb #f30cda2e
 def quietly(
     f, # A module, or a function that calls the module `m`
@@ -158,22 +174,6 @@ def parts_of(
 )->list: # Module names
     "The names of the submodules `part` of all `cls` in `model`"
     return [f'{n}.{part}'.lstrip('.') for n,m in model.named_modules() if isinstance(m, cls)]
-
-# %% ../../nbs/core/01_hooks.ipynb #0872106e
-@contextmanager
-def asking(
-    model:nn.Module, # Any model
-    learn=None, # A `Learner` or `DataLoaders`, since data loaders have random numbers of their own
-    grad:bool=False # Are gradients recorded? None leaves that as it is
-):
-    "Set `model` up to be asked, and put everything back afterwards: modes, random numbers, gradients, compilation"
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(evaluating(model))
-        stack.enter_context(undisturbed(learn))
-        if grad is not None: stack.enter_context(torch.set_grad_enabled(grad))
-        stack.enter_context(eagerly())
-        yield model
 
 # %% ../../nbs/core/01_hooks.ipynb #518b5c30
 class Facts:
