@@ -1,6 +1,7 @@
 "Every notebook in `nbs/` is a test: `pytest` runs `tests/` and `nbs/` and counts them together."
 import os
 os.environ.setdefault('MPLBACKEND', 'Agg')
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')  # each of the processes has a core of its own
 
 import gc, io, signal, sys
 from unittest.mock import patch
@@ -28,7 +29,7 @@ class NotebookItem(pytest.Item):
 
     def runtest(self):
         import fastattn.all  # what a notebook defines again must not stay in the library's registry
-        from fastattn.core.pipeline import explainers
+        from fastattn.core.registry import explainers
         registered = dict(explainers)
         try: self._runtest()
         finally: explainers.clear(); explainers.update(registered)

@@ -5,7 +5,6 @@ from fastattn.all import *
 from fastattn.data.demo import *
 from fastattn.data.folders import *
 from fastattn.cli.checkpoint import find_arch
-from fastattn.data.demo import _photos
 from fastattn.cli.visualize import run_visualize
 from common import here, write
 
@@ -13,7 +12,7 @@ def make(path, n, seed):
     "`n` JPEGs of many sizes, crops of the photographs that come with scikit-learn and matplotlib"
     rng = random.Random(seed)
     for i in range(n):
-        im = rng.choice(_photos())
+        im = rng.choice(demo_photos())
         w,h = (rng.randint(200, o-1) for o in im.size)
         x,y = rng.randint(0, im.size[0]-w),rng.randint(0, im.size[1]-h)
         im.crop((x,y,x+w,y+h)).save(path/f'{i:05}.jpg', quality=85)

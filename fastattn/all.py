@@ -2,6 +2,7 @@
 
 Four classes take the place of fastai's of the same names, and do all that those do: `Interpretation`, `ClassificationInterpretation`,
 `SegmentationInterpretation` and `DynamicUnet`. All that is not listed here is imported from its module."""
+from .documented import document
 from .image.heatmap import Heatmap
 from .core.hooks import Trace
 from .core.layers import candidates
@@ -48,3 +49,5 @@ __all__ = [
     # something to try it on
     'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',
 ]
+
+document(*[globals()[n] for n in __all__])  # `help(explain)` and `explain?` show what each argument means

@@ -5,7 +5,7 @@ import pytest, timm, torch, torch.nn as nn
 from fastattn.all import *
 from timm.models.mlp_mixer import MlpMixer
 
-bench = Path(__file__).parent.parent/'bench'
+bench = Path(__file__).parents[2]/'bench'
 
 @pytest.fixture(scope='module')
 def zoo():
@@ -84,4 +84,4 @@ def test_wrong_layouts_are_found_out(zoo, kind):
         d = sum(zoo.moved(f(o)) for o in outs).sqrt()
         return zoo.right(dict(nonempty=True, layout=layout, hits=sum(zoo.hits(d)), places=len(zoo.places), shift=zoo.shift(d)))
     assert says(lambda o: o)
-    for name,f in (wrong_maps | (wrong_tokens if c.grid.in_line else {})).items(): assert not says(f), name
+    for name,f in (wrong_maps | (wrong_tokens if c.grid.is_tokens else {})).items(): assert not says(f), name

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from fastattn.data.demo import demo_path
-from fastattn.image.files import part
+from fastattn.image.files import part_prefix
 from fastattn.image.pictures import Photo
 from fastattn.cli.visualize import strip_notes
 sys.path.insert(0, str(Path(__file__).parent))
@@ -96,7 +96,7 @@ def test_killed_visualize(tmp_path, model):
     r = run('fastattn_visualize', *args, cwd=tmp_path)
     assert r.returncode==0 and f'{len(done)} there already' in r.stdout, r.stderr
     assert len(shown(tmp_path/'out'))==49 and all(f.stat().st_mtime_ns==t for f,t in done.items())
-    assert not list((tmp_path/'out').rglob(f'{part}*'))
+    assert not list((tmp_path/'out').rglob(f'{part_prefix}*'))
 
 def test_disk_full(tmp_path, model):
     "A limit on the size of files stands for a full disk: a write fails in the middle"
@@ -114,5 +114,5 @@ def test_bad_input(tmp_path, args, says):
 
 def test_every_method_is_offered():
     "The commands know what `explain` knows"
-    code = "import fastattn.cli.visualize,fastattn.cli.train; from fastattn.core.pipeline import explainers; a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))"
+    code = "import fastattn.cli.visualize,fastattn.cli.train; from fastattn.core.registry import explainers; a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))"
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='[]'

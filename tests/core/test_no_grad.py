@@ -1,7 +1,7 @@
 "Models that run a part of themselves without gradients, as some fine-tuning code does."
 import pytest, torch, torch.nn as nn
 from fastattn.all import *
-from fastattn.core.pipeline import explainers
+from fastattn.core.registry import explainers
 from test_contracts import case, close, hooks
 
 anywhere = sorted(n for n,e in explainers.items() if e.demo is None) # the others are made for models of their own

@@ -295,7 +295,7 @@ class Yolo(nn.Module):
 
 def test_refusals():
     "One sentence, with a mend that mends"
-    with pytest.raises(ValueError, match='do not attend to all places of the image in a decoder'): DetrAttention(Yolo(), torch.randn(1,3,64,64))
+    with pytest.raises(ValueError, match='do not attend to all positions of the image in a decoder'): DetrAttention(Yolo(), torch.randn(1,3,64,64))
     d = DetrAttention(build('Detr', 32), torch.randn(1,3,160,224), 0.)
     for f,say in ((lambda: d.plot_points((3,4)), '`points='), (lambda: d.plot_queries(1), '`queries='), (lambda: d.query_maps([9]), 'There is no query 9'), (lambda: d.query_maps(float('nan')), 'There is no query'),
                   (lambda: d.query_maps(layer=1.5), '`layer` is a number'), (lambda: d.explore(width=0), '`width`'), (lambda: d.plot_queries(ncols=-1), '`ncols`'), (lambda: d.relevance(0, 'nope'), "no class 'nope'")):

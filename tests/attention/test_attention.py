@@ -240,7 +240,7 @@ def test_says_what_is_wrong():
     vit = lively(timms['vit']())
     with pytest.raises(ValueError, match="'rollout' does not suit this model.*Methods that do: .*gradcam"): explain(torchvision.models.resnet18(), x, 'rollout')
     with pytest.raises(ValueError, match='Layer 7 is out of range: this model has 2 attention layers, 0 to 1'): explain(vit, x, 'rollout', layer=7)
-    with pytest.raises(ValueError, match=r"25 places, but 'blocks\.\d\.attn' has 17 tokens"): explain(vit, x, 'rollout', grid=(5,5))
+    with pytest.raises(ValueError, match=r"25 cells, but 'blocks\.\d\.attn' has 17 tokens"): explain(vit, x, 'rollout', grid=(5,5))
     with pytest.raises(RuntimeError, match='inference mode'):
         with torch.inference_mode(), AttentionTrace(vit, grad=True): vit(x)
     with torch.inference_mode(): assert explain(vit, x, 'relevance', target=1).raw.amax()>0    # `explain` leaves it by itself
@@ -254,7 +254,7 @@ def test_outlier_tokens(request):
     if not request.config.getoption('--slow'): pytest.skip('slow: downloads 90 MB of weights; run with --slow')
     import pathlib, sys
     pytest.importorskip('onnx'); pytest.importorskip('skimage')
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]/'bench'))
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2]/'bench'))
     import dinov2
     rows,_ = dinov2.evaluate(dinov2.dinov2(), *dinov2.cases((224,448)), {n:dinov2.options[n] for n in ('rollout','rollout, start_layer=9','attention, last 4 layers')})
     assert rows['rollout']['pointing']<.7<=.8<rows['rollout, start_layer=9']['pointing']

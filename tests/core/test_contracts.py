@@ -5,7 +5,7 @@ from fastai.vision.all import (L, BCEWithLogitsLossFlat, CrossEntropyLossFlat, D
                                get_image_files, parent_label, Normalize, imagenet_stats)
 from fastattn.all import *
 from fastattn.data.demo import *
-from fastattn.core.pipeline import explainers
+from fastattn.core.registry import explainers
 from fastattn.core.hooks import quietly, rng_state
 from fastattn.core.target import model_output
 
