@@ -1,7 +1,8 @@
 "Every notebook in `nbs/` is a test: `pytest` runs `tests/` and `nbs/` and counts them together."
 import os
 os.environ.setdefault('MPLBACKEND', 'Agg')
-if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')  # each of the processes has a core of its own
+# each of the processes has a core of its own
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import gc, io, signal, sys
 from unittest.mock import patch

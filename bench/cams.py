@@ -1,6 +1,8 @@
-"""Time and extra peak memory of every activation map, as ratios to a plain forward pass and to each peer that has the method, in the same run (`pip install fastattn[bench]`).
+"""Time and extra peak memory of every activation map, as ratios to a plain forward pass and to each peer that has the
+method, in the same run (`pip install fastattn[bench]`).
 
-One pass and its kin: ResNet-50, 224 px, 4 images, last layer. A pass for each channel: ResNet-18, 112 px, 1 image, last layer (512 channels), and fewer samples than usual, the same for all.
+One pass and its kin: ResNet-50, 224 px, 4 images, last layer. A pass for each channel: ResNet-18, 112 px, 1 image, last
+layer (512 channels), and fewer samples than usual, the same for all.
 """
 import argparse, contextlib, io, json, sys, warnings
 import torch, torchvision
@@ -15,7 +17,9 @@ def grad_cam(name, **kw):
         from pytorch_grad_cam.fullgrad_cam import FullGrad
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget as Target
         cls = FullGrad if name=='FullGrad' else getattr(gc, name)
-        with contextlib.redirect_stderr(io.StringIO()), cls(model=model, target_layers=[] if name=='FullGrad' else [model.get_submodule(layer)], **kw) as c: return c(input_tensor=x, targets=[Target(1)]*len(x))
+        with contextlib.redirect_stderr(io.StringIO()), cls(
+            model=model, target_layers=[] if name=='FullGrad' else [model.get_submodule(layer)], **kw) as c:
+            return c(input_tensor=x, targets=[Target(1)]*len(x))
     return f
 
 def torchcam(name, **kw):
@@ -32,13 +36,15 @@ def torchcam(name, **kw):
 def captum(name, **kw):
     def f(model, x, layer):
         import captum.attr as ca
-        return getattr(ca, name)(model, model.get_submodule(layer)).attribute(x, torch.ones(len(x), dtype=torch.long), **kw)
+        return getattr(ca, name)(model, model.get_submodule(layer)).attribute(
+            x, torch.ones(len(x), dtype=torch.long), **kw)
     return f
 
 # method -> our options, peers
 quick = dict(
     auto=({}, {}), # whatever it takes
-    gradcam=({}, dict(captum=captum('LayerGradCam', relu_attributions=True), torchcam=torchcam('GradCAM'), grad_cam=grad_cam('GradCAM'))),
+    gradcam=({}, dict(captum=captum('LayerGradCam', relu_attributions=True), torchcam=torchcam('GradCAM'),
+                      grad_cam=grad_cam('GradCAM'))),
     gradcam_plus_plus=({}, dict(torchcam=torchcam('GradCAMpp'), grad_cam=grad_cam('GradCAMPlusPlus'))),
     smooth_gradcam_plus_plus=({}, dict(torchcam=torchcam('SmoothGradCAMpp'))),
     xgradcam=({}, dict(torchcam=torchcam('XGradCAM'), grad_cam=grad_cam('XGradCAM'))),
@@ -85,18 +91,24 @@ def memory(name, who):
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('--n', type=int, default=7); p.add_argument('--only', nargs='+', default=list(methods)); p.add_argument('--memory', nargs=2, help='only this: print the memory of a method, by `fastattn` or a peer')
+    p.add_argument('--n', type=int, default=7); p.add_argument('--only', nargs='+', default=list(methods))
+    p.add_argument('--memory', nargs=2, help='only this: print the memory of a method, by `fastattn` or a peer')
     a = p.parse_args()
     if a.memory: print(json.dumps(memory(*a.memory))); sys.exit()
     rows = {}
     for name in a.only:
         fs = calls(name, *setup(name))
         warm = 2 if name in quick else 1
-        row = dict(forward=pairs(fs['fastattn'], fs['forward'], a.n, warm), peers={k:pairs(fs['fastattn'], f, a.n, warm) for k,f in fs.items() if k not in ('forward','fastattn')})
+        row = dict(forward=pairs(fs['fastattn'], fs['forward'], a.n, warm),
+                   peers={k:pairs(fs['fastattn'], f, a.n, warm) for k,f in fs.items()
+                          if k not in ('forward','fastattn')})
         if row['peers']: row['fastest_peer'] = max(row['peers'], key=lambda k: row['peers'][k]['median'])
         rows[name] = row
         print(name, json.dumps(row), flush=True)
     for name,row in rows.items(): # each in a process of its own, after all that is timed
-        row['memory_mb'] = {k:round(in_child(__file__, '--memory', name, k)) for k in ('forward','fastattn',*filter(None, [row.get('fastest_peer')]))}
+        row['memory_mb'] = {k:round(in_child(__file__, '--memory', name, k))
+                            for k in ('forward','fastattn',*filter(None, [row.get('fastest_peer')]))}
         print(name, row['memory_mb'], flush=True)
-    write('cams', what='every activation map: time as ratio to a plain forward pass and to each peer (below 1: fastattn is faster); extra peak memory in MB (8 images; those by channel 1), and that of the quickest peer', time_and_memory=rows)
+    write('cams', what='every activation map: time as ratio to a plain forward pass and to each peer (below 1: '
+                       'fastattn is faster); extra peak memory in MB (8 images; those by channel 1), '
+                       'and that of the quickest peer', time_and_memory=rows)

@@ -27,14 +27,16 @@ def peak_mb(f):
     return status('VmHWM')-before
 
 def in_child(script, *args):
-    "Run a script of its own process and return the JSON that it prints last: memory is measured in a fresh process for each method"
-    r = subprocess.run([sys.executable, '-W', 'ignore', str(script), *map(str, args)], capture_output=True, text=True, check=True)
+    "Run a script in a process of its own and return the JSON that it prints last: memory is measured afresh each time"
+    r = subprocess.run([sys.executable, '-W', 'ignore', str(script), *map(str, args)], capture_output=True, text=True,
+                       check=True)
     return json.loads(r.stdout.strip().splitlines()[-1])
 
 def write(name, **res):
     "Keep a result with what it depends on"
     git = lambda *a: subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip()
-    about = dict(commit=git('rev-parse','--short','HEAD'), torch=torch.__version__, threads=torch.get_num_threads(), cpu=platform.machine())
+    about = dict(commit=git('rev-parse','--short','HEAD'), torch=torch.__version__, threads=torch.get_num_threads(),
+                 cpu=platform.machine())
     (here/'results').mkdir(exist_ok=True)
     (here/'results'/f'{name}.json').write_text(json.dumps(dict(about=about, **res), indent=1)+'\n')
     print(json.dumps(res, indent=1))

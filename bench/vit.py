@@ -1,4 +1,5 @@
-"Time and memory of attention methods on a ViT-S/16, as ratios to a plain inference forward in the same run; `python bench/vit.py`"
+"""Time and memory of attention methods on a ViT-S/16, as ratios to a plain inference forward in the same run;
+`python bench/vit.py`"""
 import argparse, json, sys
 import timm, torch
 from fastattn.core.pipeline import explain
@@ -25,7 +26,8 @@ def textbook(m, x):
     for a in t.values(): r = ((a[:,0]+torch.eye(n))/2) @ r
     return r[:,0,1:]
 
-methods = {n:(lambda m, x, n=n: explain(m, x, n)) for n in ('attention','rollout','relevance','legrad','grad_rollout','gradcam')}
+methods = {n:(lambda m, x, n=n: explain(m, x, n))
+           for n in ('attention','rollout','relevance','legrad','grad_rollout','gradcam')}
 methods.update(textbook=textbook, all_heads=all_heads, forward=forward)
 
 def memory(name, px, seed):
@@ -48,17 +50,22 @@ def times(seed):
     return res
 
 def memories():
-    return {f'{o} 1024px':round(in_child(__file__, '--one', o, 1024)) for o in ('forward','rollout','relevance','all_heads')}
+    return {f'{o} 1024px':round(in_child(__file__, '--one', o, 1024))
+            for o in ('forward','rollout','relevance','all_heads')}
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--only', choices=('time','memory'), help='measure this alone, and keep the other part of the results'); p.add_argument('--one', nargs=2, help='print the memory of one method at one size')
+    p.add_argument('--only', choices=('time','memory'),
+                   help='measure this alone, and keep the other part of the results')
+    p.add_argument('--one', nargs=2, help='print the memory of one method at one size')
     a = p.parse_args()
     if a.one: print(json.dumps(memory(a.one[0], int(a.one[1]), a.seed))); sys.exit()
     fn = here/'results'/'vit.json'
     old = json.loads(fn.read_text()) if fn.exists() else {}
     time = old.get('time', {}) if a.only=='memory' else times(a.seed)
     mem = old.get('memory_mb', {}) if a.only=='time' else memories()
-    write('vit', what='vit_small_patch16_224 at several sizes: time as ratio to a plain forward under no_grad; extra peak memory in MB at batch 1, each in a process of its own', seed=a.seed, time=time, memory_mb=mem,
+    write('vit', what='vit_small_patch16_224 at several sizes: time as ratio to a plain forward under no_grad; '
+                      'extra peak memory in MB at batch 1, each in a process of its own', seed=a.seed, time=time,
+          memory_mb=mem,
           rollout_share_of_all_heads_1024px=round(mem['rollout 1024px']/mem['all_heads 1024px'],3) if mem else None)

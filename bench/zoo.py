@@ -1,4 +1,5 @@
-"Does the layer that `explain` takes by itself lie on the image as its grid says? The smallest model of every timm family, fastai's architectures, and classifiers from transformers"
+"""Does the layer that `explain` takes by itself lie on the image as its grid says? The smallest model of every timm
+family, fastai's architectures, and classifiers from transformers"""
 import argparse, contextlib, fnmatch, io, json, time, warnings
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastattn.all import *
@@ -6,13 +7,15 @@ from fastattn.core.hooks import *
 from fastattn.core.layers import main_tensor
 from common import here, write
 
-# Height and width of a place's centre, as shares of the image: off the middle and off the diagonals, so that rows taken for columns, or a flip, are seen
+# Height and width of a place's centre, as shares of the image: off the middle and off the diagonals, so that
+# rows taken for columns, or a flip, are seen
 places,side = [(.2,.8),(.25,.5),(.5,.22),(.78,.4),(.7,.8)],1/6
 sizes = [(256,384),(224,336),(448,672)] # tried in turn, before the one size that a model is made for
 
 def enliven(model, x):
-    """Make random weights more like trained ones, in the same way for all, without touching how anything is laid out: gains that begin at or near zero
-    become a quarter, weights that begin at zero small, convolutions keep a signal's size and look at their middle first, and batch norms know the statistics of the images"""
+    """Make random weights more like trained ones, in the same way for all, without touching how anything is laid
+    out: gains that begin at or near zero become a quarter, weights that begin at zero small, convolutions keep a
+    signal's size and look at their middle first, and batch norms know the statistics of the images"""
     with torch.no_grad():
         for n,p in model.named_parameters():
             if not p.numel() or n.endswith('bias') or 'token' in n or not p.is_floating_point(): continue
@@ -40,7 +43,7 @@ def noise(size, n=1, c=3):
     return torch.randn(n,c,h,w) + F.interpolate(torch.randn(n,c,max(1,h//16),max(1,w//16)), size=size)
 
 def patched(size, c=3):
-    "An image of noise, and after it the same with other noise at each of the places: nothing else about the image changes"
+    "An image of noise, and after it the same with other noise at each of the places: nothing else about it changes"
     h,w = size
     x = noise(size, 1, c).repeat(len(places)+1,1,1,1)
     for o,(y,xx) in zip(x[1:], places):
@@ -51,18 +54,22 @@ def patched(size, c=3):
 def moved(a):
     "From features `(1+places,c,gh,gw)` of an image and its changed copies, how much each cell has moved, squared"
     d = a[1:].float()-a[:1].float()
-    return (d-d.mean((2,3), keepdim=True)).pow(2).mean(1) # what all cells get alike, from attention or a norm, has no place
+    # what all cells get alike, from attention or a norm, has no place
+    return (d-d.mean((2,3), keepdim=True)).pow(2).mean(1)
 
 def changes(model, name, read, size, draws, c=3):
-    "How much each cell moves when a place of the image changes, squared and summed: `(places,gh,gw)`, by `read`, which takes the layer's output for `(bs,c,gh,gw)`"
+    """How much each cell moves when a place of the image changes, squared and summed: `(places,gh,gw)`, by `read`,
+    which takes the layer's output for `(bs,c,gh,gw)`"""
     res = 0
     for i in range(draws):
-        with torch.no_grad(), evaluating(model), Trace(model, name, take=lambda o: main_tensor(o).clone()) as t: model(patched(size, c))
+        with torch.no_grad(), evaluating(model), Trace(model, name, take=lambda o: main_tensor(o).clone()) as t:
+            model(patched(size, c))
         res = res + moved(read(t[name][-1] if isinstance(t[name], list) else t[name]))
     return res
 
 def hits(d):
-    "At which of the places is the cell that moves most over the patch, or next to it (by a cell, or on fine grids by an eighth of the side)?"
+    """At which of the places is the cell that moves most over the patch, or next to it (by a cell, or on fine grids by
+    an eighth of the side)?"""
     gh,gw = d.shape[-2:]
     res = []
     for m,(y,x) in zip(d, places):
@@ -71,7 +78,7 @@ def hits(d):
     return res
 
 def shift(d):
-    "By how many cells, in quarters, the changes lie below and to the right of where they should be, at all places together"
+    "By how many cells, in quarters, the changes lie below and to the right of where they should, at all places at once"
     gh,gw = d.shape[-2:]
     d = d-d.mean(0) # cells that move wherever the image changes say nothing
     def cover(c, n, s): # share of each cell, moved by `s`, under the patch
@@ -81,29 +88,36 @@ def shift(d):
     steps = [o/4 for o in range(-8,9)]
     def score(sy, sx):
         s = torch.stack([cover(y,gh,sy)[:,None]*cover(x,gw,sx) for y,x in places])
-        return ((s*d).flatten(1).sum(1)/s.flatten(1).norm(dim=1).clamp(min=1e-6)/d.flatten(1).norm(dim=1).clamp(min=1e-9)).sum().item()
+        return ((s*d).flatten(1).sum(1)/s.flatten(1).norm(dim=1).clamp(min=1e-6)/
+                d.flatten(1).norm(dim=1).clamp(min=1e-9)).sum().item()
     return max(((score(a,b),-abs(a)-abs(b),a,b) for a in steps for b in steps))[2:]
 
 def check(model, size, draws=(2,10), targets=5, c=3):
-    "What `explain` does with a model when nothing is said: its layer, and whether that lies where its grid says; with more draws of noise where random weights mix the places much"
+    """What `explain` does with a model when nothing is said: its layer, and whether that lies where its grid says; with
+    more draws of noise where random weights mix the places much"""
     x = noise(size, 4, c)
     enliven(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for k in range(targets): # a class for which nothing speaks has an empty map by right
             h = explain(model, x[:1], 'gradcam', target=k)
-            auto = explain(model, x[:1], target=k) # what is taken where no method is named, either: it may join several layers
+            # what is taken where no method is named, either: it may join several layers
+            auto = explain(model, x[:1], target=k)
             if full := bool((h.raw>0).any() and (auto.raw>0).any()): break
     cand,d = candidates(model, x).every[h.layer],0
     for n in draws:
         d = d + changes(model, h.layer, cand.grid.read, size, n, c)
-        r = dict(layer=h.layer, module=cand.cls, layout=cand.grid.kind, prefix=cand.grid.prefix, grid=list(h.raw.shape[-2:]), hits=sum(hits(d.sqrt())), places=len(places), shift=list(shift(d.sqrt())), nonempty=full, method=auto.method)
+        r = dict(layer=h.layer, module=cand.cls, layout=cand.grid.kind, prefix=cand.grid.prefix,
+                 grid=list(h.raw.shape[-2:]), hits=sum(hits(d.sqrt())), places=len(places), shift=list(shift(d.sqrt())),
+                 nonempty=full, method=auto.method)
         if right(r): break
     return r
 
 def right(r):
-    "Is the map there, and in its place? A token too many in front is a shift by a cell, while strides and paddings of convolutions shift by half of one"
-    return 'error' not in r and r['nonempty'] and r['hits']>=r['places']-1 and (not r['layout'].startswith('tokens') or max(map(abs, r['shift']))<=.75)
+    """Is the map there, and in its place? A token too many in front is a shift by a cell, while strides and paddings of
+    convolutions shift by half of one"""
+    return ('error' not in r and r['nonempty'] and r['hits']>=r['places']-1 and
+            (not r['layout'].startswith('tokens') or max(map(abs, r['shift']))<=.75))
 
 def smallest():
     "The model with the fewest parameters of each of timm's modules: `{family: [model, parameters, models there are]}`"
@@ -139,20 +153,36 @@ def fastai_model(arch):
     torch.manual_seed(0)
     return create_vision_model(next(a for a in model_meta if a.__name__==arch), 10, pretrained=False).eval(),sizes[0]
 
-small = dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96, image_size=sizes[0], patch_size=16, num_labels=10)
+small = dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96, image_size=sizes[0],
+             patch_size=16, num_labels=10)
 hf_configs = { # what a small model of each kind of classifier is made of
-    'ViT':small, 'DeiT':small, 'Dinov2':{**small, 'image_size':256}, 'Dinov2WithRegisters':{**small, 'image_size':256}, # they interpolate their positions from a square
+    # they interpolate their positions from a square
+    'ViT':small, 'DeiT':small, 'Dinov2':{**small, 'image_size':256}, 'Dinov2WithRegisters':{**small, 'image_size':256},
      'Beit':small, 'Data2VecVision':small, 'ViTMSN':small, 'IJepa':small,
     'Swin':dict(image_size=sizes[0], embed_dim=24, depths=[1,1,2,1], num_heads=[1,2,3,6], window_size=4, num_labels=10),
-    'Swinv2':dict(image_size=sizes[0], embed_dim=24, depths=[1,1,2,1], num_heads=[1,2,3,6], window_size=4, num_labels=10),
-    'ConvNext':dict(hidden_sizes=[16,32,48,64], depths=[1,1,2,1], num_labels=10), 'ConvNextV2':dict(hidden_sizes=[16,32,48,64], depths=[1,1,2,1], num_labels=10),
+    'Swinv2':dict(image_size=sizes[0], embed_dim=24, depths=[1,1,2,1], num_heads=[1,2,3,6], window_size=4,
+                  num_labels=10),
+    'ConvNext':dict(hidden_sizes=[16,32,48,64], depths=[1,1,2,1], num_labels=10),
+    'ConvNextV2':dict(hidden_sizes=[16,32,48,64], depths=[1,1,2,1], num_labels=10),
     'ResNet':dict(embedding_size=16, hidden_sizes=[16,32,48,64], depths=[1,1,2,1], layer_type='basic', num_labels=10),
-    'RegNet':dict(embedding_size=16, hidden_sizes=[16,32,48,64], depths=[1,1,2,1], groups_width=16, num_labels=10), 'Bit':dict(embedding_size=16, hidden_sizes=[32,64,96,128], depths=[1,1,2,1], num_groups=8, num_labels=10),
-    'MobileNetV1':dict(depth_multiplier=.25, num_labels=10), 'MobileNetV2':dict(depth_multiplier=.35, num_labels=10), 'EfficientNet':dict(width_coefficient=.35, depth_coefficient=.35, hidden_dim=448, num_labels=10),
-    'MobileViT':dict(hidden_sizes=[48,64,80], neck_hidden_sizes=[16,16,24,32,48,64,80], image_size=256, num_labels=10), 'MobileViTV2':dict(width_multiplier=.5, image_size=256, num_labels=10),
-    'Segformer':dict(hidden_sizes=[16,32,48,64], depths=[1,1,1,1], decoder_hidden_size=32, num_labels=10), 'Pvt':dict(image_size=256, hidden_sizes=[16,32,48,64], depths=[1,1,1,1], num_attention_heads=[1,1,3,4], num_labels=10), 'PvtV2':dict(image_size=sizes[0], hidden_sizes=[16,32,48,64], depths=[1,1,1,1], num_attention_heads=[1,1,3,4], num_labels=10),
-    'PoolFormer':dict(hidden_sizes=[16,32,48,64], depths=[1,1,1,1], num_labels=10), 'Cvt':dict(embed_dim=[16,48,96], num_heads=[1,3,6], depth=[1,2,3], num_labels=10), 'Levit':dict(image_size=384, hidden_sizes=[32,48,64], num_attention_heads=[2,3,4], depths=[1,1,1], key_dim=[8,8,8], num_labels=10),
-    'FocalNet':dict(image_size=sizes[0], embed_dim=24, depths=[1,1,2,1], num_labels=10), 'SwiftFormer':dict(depths=[1,1,2,1], embed_dims=[16,32,48,64], num_labels=10), 'Hiera':dict(image_size=list(sizes[0]), embed_dim=24, depths=[1,1,2,1], num_heads=[1,2,4,8], num_labels=10),
+    'RegNet':dict(embedding_size=16, hidden_sizes=[16,32,48,64], depths=[1,1,2,1], groups_width=16, num_labels=10),
+    'Bit':dict(embedding_size=16, hidden_sizes=[32,64,96,128], depths=[1,1,2,1], num_groups=8, num_labels=10),
+    'MobileNetV1':dict(depth_multiplier=.25, num_labels=10), 'MobileNetV2':dict(depth_multiplier=.35, num_labels=10),
+    'EfficientNet':dict(width_coefficient=.35, depth_coefficient=.35, hidden_dim=448, num_labels=10),
+    'MobileViT':dict(hidden_sizes=[48,64,80], neck_hidden_sizes=[16,16,24,32,48,64,80], image_size=256, num_labels=10),
+    'MobileViTV2':dict(width_multiplier=.5, image_size=256, num_labels=10),
+    'Segformer':dict(hidden_sizes=[16,32,48,64], depths=[1,1,1,1], decoder_hidden_size=32, num_labels=10),
+    'Pvt':dict(image_size=256, hidden_sizes=[16,32,48,64], depths=[1,1,1,1], num_attention_heads=[1,1,3,4],
+               num_labels=10),
+    'PvtV2':dict(image_size=sizes[0], hidden_sizes=[16,32,48,64], depths=[1,1,1,1], num_attention_heads=[1,1,3,4],
+                 num_labels=10),
+    'PoolFormer':dict(hidden_sizes=[16,32,48,64], depths=[1,1,1,1], num_labels=10),
+    'Cvt':dict(embed_dim=[16,48,96], num_heads=[1,3,6], depth=[1,2,3], num_labels=10),
+    'Levit':dict(image_size=384, hidden_sizes=[32,48,64], num_attention_heads=[2,3,4], depths=[1,1,1], key_dim=[8,8,8],
+                 num_labels=10),
+    'FocalNet':dict(image_size=sizes[0], embed_dim=24, depths=[1,1,2,1], num_labels=10),
+    'SwiftFormer':dict(depths=[1,1,2,1], embed_dims=[16,32,48,64], num_labels=10),
+    'Hiera':dict(image_size=list(sizes[0]), embed_dim=24, depths=[1,1,2,1], num_heads=[1,2,4,8], num_labels=10),
 }
 
 squares = {'Pvt':(256,256), 'Levit':(384,384)} # these take the one size they are made for
@@ -178,17 +208,21 @@ def row(make, name):
 def line(r):
     "A row in one line"
     if 'error' in r: return r['error'].splitlines()[0]
-    return f"{r['layer']} {r['module']} {r['layout']}+{r['prefix']} {r['grid'][0]}x{r['grid'][1]} of {r['size'][0]}x{r['size'][1]}, {r['hits']}/{r['places']} hits, shift {r['shift'][0]:g},{r['shift'][1]:g}{'' if r['nonempty'] else ', EMPTY'}"
+    return (f"{r['layer']} {r['module']} {r['layout']}+{r['prefix']} {r['grid'][0]}x{r['grid'][1]} of "
+            f"{r['size'][0]}x{r['size'][1]}, {r['hits']}/{r['places']} hits, "
+            f"shift {r['shift'][0]:g},{r['shift'][1]:g}{'' if r['nonempty'] else ', EMPTY'}")
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('--only', default='*', help='glob on families or models; these are done again'); p.add_argument('--again', action='store_true', help='all, also those that are done')
+    p.add_argument('--only', default='*', help='glob on families or models; these are done again')
+    p.add_argument('--again', action='store_true', help='all, also those that are done')
     a = p.parse_args()
     f = here/'results'/'zoo.json'
     old = json.loads(f.read_text()) if f.exists() else {}
     families = old.get('families') or smallest()
     from fastai.vision.learner import model_meta
-    todo = [('timm',k,v[0]) for k,v in families.items()] + [('fastai',k.__name__,k.__name__) for k in model_meta] + [('transformers',k,k) for k in hf_configs]
+    todo = ([('timm',k,v[0]) for k,v in families.items()] + [('fastai',k.__name__,k.__name__) for k in model_meta] +
+            [('transformers',k,k) for k in hf_configs])
     rows = {(r['library'],r['family']):r for r in old.get('rows', [])}
     make = dict(timm=timm_model, fastai=fastai_model, transformers=hf_model)
     for lib,fam,name in todo:
@@ -199,4 +233,5 @@ if __name__=='__main__':
         with contextlib.redirect_stdout(io.StringIO()):
             write('zoo', families=families, rows=[rows[l,k] for l,k,_ in todo if (l,k) in rows])
     done = list(rows.values())
-    for lib in make: print(lib, sum(r['right'] for r in done if r['library']==lib), 'of', sum(r['library']==lib for r in done))
+    for lib in make:
+        print(lib, sum(r['right'] for r in done if r['library']==lib), 'of', sum(r['library']==lib for r in done))

@@ -1,7 +1,8 @@
 """Everything for notebooks: `from fastai.vision.all import *`, and then `from fastattn.all import *`.
 
-Four classes take the place of fastai's of the same names, and do all that those do: `Interpretation`, `ClassificationInterpretation`,
-`SegmentationInterpretation` and `DynamicUnet`. All that is not listed here is imported from its module."""
+Four classes take the place of fastai's of the same names, and do all that those do: `Interpretation`,
+`ClassificationInterpretation`, `SegmentationInterpretation` and `DynamicUnet`. All that is not listed here is imported
+from its module."""
 from .documented import document
 from .image.heatmap import Heatmap
 from .core.hooks import Trace

@@ -19,12 +19,15 @@ def _commented(
     f # A function or a class
 )->dict: # `{argument: comment}`, with `'return'` for what comes back
     "The comments behind the arguments of `f`, of a class those of its `__init__`; also of arguments that are delegated"
-    try: found,src = docments(f, full=True),inspect.getsource(f)
+    try: found = docments(f, full=True)
     except (OSError,TypeError,SyntaxError): return {} # written where no source can be read
+    try: src = inspect.getsource(f if inspect.isfunction(f) else f.__init__)
+    except (OSError,TypeError): src = ''
     res = {k:' '.join(v.docment.split()) for k,v in found.items() if v.get('docment')}
     rest,back = _rest.search(src),_back.search(src)
-    # fastcore takes the first for the comment of what is returned, and reads the second only behind an annotation
-    if rest and res.get('return')==rest[2]: res[rest[1]] = res.pop('return')
+    # fastcore may take the first for the comment of what is returned, and reads the second only behind an annotation
+    if rest and res.get('return')==rest[2]: del res['return']
+    if rest: res[rest[1]] = rest[2]
     if back and inspect.isfunction(f): res.setdefault('return', back[1])
     return res
 

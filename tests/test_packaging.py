@@ -29,7 +29,8 @@ def _listed(o):
 sidebar = [root/'nbs'/o for o in _listed(yaml.safe_load(read('nbs/sidebar.yml'))['website']['sidebar']['contents'])]
 rooms = [r for r in map(_room, sidebar) if r] + ['all'] # in reading order
 # Other libraries are loaded when first needed.
-may_load = {'fastattn', 'fastai', 'fastcore', 'plum', 'fastprogress', 'torch', 'torchvision', 'timm', 'matplotlib', 'numpy', 'PIL'}
+may_load = {'fastattn', 'fastai', 'fastcore', 'plum', 'fastprogress', 'torch', 'torchvision', 'timm', 'matplotlib',
+            'numpy', 'PIL'}
 setup_user = 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/fastattn_demo'
 setup_dev = "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
 
@@ -65,21 +66,25 @@ def _imported(node, room):
     if isinstance(node, ast.Import): return [a.name for a in node.names]
     if not node.level: return [node.module]
     base = ['fastattn', *room.split('.')][:-node.level]
-    return ['.'.join([*base, *node.module.split('.')])] if node.module else ['.'.join([*base, a.name]) for a in node.names]
+    return (['.'.join([*base, *node.module.split('.')])] if node.module else
+            ['.'.join([*base, a.name]) for a in node.names])
 
 def _imports(tree, room, top=False):
     "Names of modules that `tree` imports, or only those it does while it is itself imported"
     for n in ast.iter_child_nodes(tree):
         if isinstance(n, (ast.Import, ast.ImportFrom)): yield from _imported(n, room)
-        elif not (top and isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))): yield from _imports(n, room, top)
+        elif not (top and isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+            yield from _imports(n, room, top)
 
 def _wrong_imports(room, src):
     "What is wrong with the imports of the module `room`, whose source is `src`"
     if room not in rooms: return [f'{room} has no place in nbs/sidebar.yml']
     tree,before = ast.parse(src),rooms[:rooms.index(room)]
-    up = [m for m in _imports(tree, room) if m.split('.')[0]=='fastattn' and not any(m==f'fastattn.{o}' or f'fastattn.{o}'.startswith(m+'.') for o in before)]
+    up = [m for m in _imports(tree, room) if m.split('.')[0]=='fastattn' and
+          not any(m==f'fastattn.{o}' or f'fastattn.{o}'.startswith(m+'.') for o in before)]
     heavy = [m for m in _imports(tree, room, top=True) if m.split('.')[0] not in may_load | sys.stdlib_module_names]
-    return [f'{room} imports {m}, which does not come before it' for m in up] + [f'{room} loads {m} when imported: load it where it is first needed' for m in heavy]
+    return ([f'{room} imports {m}, which does not come before it' for m in up] +
+            [f'{room} loads {m} when imported: load it where it is first needed' for m in heavy])
 
 def test_there_is_something_to_look_at():
     "The checks below are worth nothing where they find no files"
@@ -90,30 +95,37 @@ def test_there_is_something_to_look_at():
 def test_imports(path): assert not _wrong_imports(dotted(path), path.read_text(encoding='utf-8'))
 
 @pytest.mark.parametrize('room,src,says', [
-    ('core.hooks', 'from .layers import *', 'imports fastattn.core.layers'), ('core.hooks', 'from ..cams.gradient import *', 'imports fastattn.cams.gradient'),
-    ('image.files', 'def f():\n    from fastattn.all import explain', 'imports fastattn.all'), ('cams.pyramid', 'import fastattn.detr.plots', 'imports fastattn.detr.plots'),
-    ('checks', 'from . import image', 'imports fastattn.image'), ('core.hooks', 'import transformers', 'loads transformers'), ('core.nowhere', '', 'has no place')])
+    ('core.hooks', 'from .layers import *', 'imports fastattn.core.layers'),
+    ('core.hooks', 'from ..cams.gradient import *', 'imports fastattn.cams.gradient'),
+    ('image.files', 'def f():\n    from fastattn.all import explain', 'imports fastattn.all'),
+    ('cams.pyramid', 'import fastattn.detr.plots', 'imports fastattn.detr.plots'),
+    ('checks', 'from . import image', 'imports fastattn.image'),
+    ('core.hooks', 'import transformers', 'loads transformers'), ('core.nowhere', '', 'has no place')])
 def test_wrong_imports_are_found(room, src, says): assert any(says in o for o in _wrong_imports(room, src))
 
 def test_numbers_give_the_order():
     "In a folder the notebooks are read by their numbers, of which no two are alike"
-    there = [p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and not p.name.startswith('_')]
+    there = [p for p in (root/'nbs').rglob('*.ipynb')
+             if '.ipynb_checkpoints' not in p.parts and not p.name.startswith('_')]
     assert sorted(sidebar)==sorted(there), 'nbs/sidebar.yml lists every notebook once'
     for d in {p.parent for p in there} - {root/'nbs'/'tutorials'}:
         ps = [p for p in sidebar if p.parent==d and p.name!='index.ipynb']
         numbers = [p.name[:2] for p in ps]
         assert all(n.isdigit() for n in numbers) and numbers==sorted(set(numbers)), f'{d.name}: {numbers}'
         for p in ps:
-            if r := _room(p): assert r=='.'.join([*p.relative_to(root/'nbs').parts[:-1], p.stem[3:]]), f'{p.name} exports {r}'
+            if r := _room(p):
+                assert r=='.'.join([*p.relative_to(root/'nbs').parts[:-1], p.stem[3:]]), f'{p.name} exports {r}'
 
 def test_methods_are_found():
-    "The registry's list of modules is the one place that looks upwards: every module on it registers a method, and no other does"
+    "The registry's list of modules alone looks upwards: every module on it registers a method, and no other does"
     from fastattn.core.registry import methods_in
     registers = {dotted(p) for p in modules if re.search(r'^@explainer\(', p.read_text(encoding='utf-8'), re.M)}
     assert registers==set(methods_in)
     code = ("from fastattn.core.pipeline import *; import torch; from torch import nn; "
-            "m = nn.Sequential(nn.Conv2d(3,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten()); print(explain(m, torch.rand(1,3,8,8), 'gradcam').method)")
-    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='gradcam'
+            "m = nn.Sequential(nn.Conv2d(3,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten()); "
+            "print(explain(m, torch.rand(1,3,8,8), 'gradcam').method)")
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip()=='gradcam'
 
 def test_public_names():
     "About fifty, each defined, and of fastai's names only the four that are meant to be replaced"
@@ -136,8 +148,11 @@ def test_help():
 
 def _too_long(path):
     "Lines of more than 120 characters, of a module or of the code of a notebook"
-    if path.suffix=='.py': lines = path.read_text(encoding='utf-8').splitlines()
-    else: lines = [l for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code' for l in ''.join(c['source']).splitlines()]
+    if path.suffix=='.py': # nbdev's own list of names is as wide as nbdev makes it
+        lines = re.sub(r'^__all__ = \[.*?\]\n', '', path.read_text(encoding='utf-8'), flags=re.S|re.M).splitlines()
+    else:
+        lines = [l for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code'
+                 for l in ''.join(c['source']).splitlines()]
     return [l for l in lines if len(l)>120]
 
 @pytest.mark.parametrize('path', modules+sidebar, ids=lambda p: p.relative_to(root).as_posix())
@@ -147,8 +162,10 @@ def test_links_lead_somewhere():
     "Links between notebooks, and from the README, lead to files"
     for f in [*sidebar, root/'README.md', root/'CONTRIBUTING.md']:
         text = f.read_text(encoding='utf-8')
-        if f.suffix=='.ipynb': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type']=='markdown')
-        for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text): assert (f.parent/link).exists(), f'{f.relative_to(root)}: {link}'
+        if f.suffix=='.ipynb':
+            text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type']=='markdown')
+        for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text):
+            assert (f.parent/link).exists(), f'{f.relative_to(root)}: {link}'
 
 @pytest.mark.parametrize('path', [p for p in modules if 'AUTOGENERATED' in p.read_text(encoding='utf-8')], ids=dotted)
 def test_notebook_of_module(path):

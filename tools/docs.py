@@ -36,7 +36,9 @@ def _scrub(o):
         if k.startswith('text/'): o.data[k] = _text(v)
     return o
 
-def _timeless(outs): return re.sub(r'\b\d+:\d\d\b', '', json.dumps([(o.get('data'), o.get('text'), o.get('traceback')) for o in outs], sort_keys=True))
+def _timeless(outs):
+    return re.sub(r'\b\d+:\d\d\b', '',
+                  json.dumps([(o.get('data'), o.get('text'), o.get('traceback')) for o in outs], sort_keys=True))
 
 def _scrub_cell(cell, old):
     "Scrub the outputs of `cell`; where only the clock differs from the `old` ones, keep those"
@@ -108,7 +110,8 @@ def build_readme():
     names = {old: f'readme_{i}{Path(old).suffix}' for i, old in enumerate(res['outputs'])}
     for old, new in names.items(): text = text.replace(f']({old})', f'](docs/images/{new})')
     text = '\n'.join(l.rstrip() for l in text.splitlines())
-    text = '<!-- Made from nbs/index.ipynb by tools/docs.py: edit that one. -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+    text = ('<!-- Made from nbs/index.ipynb by tools/docs.py: edit that one. -->\n\n' +
+            re.sub(r'\n{3,}', '\n\n', text).strip() + '\n')
     return text, {new: res['outputs'][old] for old, new in names.items()}
 
 def readme():
@@ -124,8 +127,10 @@ def check():
     "Exit with a sentence if README.md is not what `nbs/index.ipynb` gives"
     text, pics = build_readme()
     f = root/'README.md'
-    if not f.exists() or f.read_text(encoding='utf-8') != text: sys.exit('README.md is not what nbs/index.ipynb gives: run `python tools/docs.py readme`.')
-    if {p.name: p.read_bytes() for p in images.glob('readme_*')} != pics: sys.exit('docs/images is not what nbs/index.ipynb gives: run `python tools/docs.py readme`.')
+    if not f.exists() or f.read_text(encoding='utf-8') != text:
+        sys.exit('README.md is not what nbs/index.ipynb gives: run `python tools/docs.py readme`.')
+    if {p.name: p.read_bytes() for p in images.glob('readme_*')} != pics:
+        sys.exit('docs/images is not what nbs/index.ipynb gives: run `python tools/docs.py readme`.')
     print('README.md is fresh.')
 
 def main():

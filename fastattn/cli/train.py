@@ -234,7 +234,9 @@ def _save_model(learn, interp, cfg, out, rows, secs):
 
 def _remember(out):
     "Leave the model's path in the working directory, for `fastattn_visualize`"
-    try: Path(last_model).write_text(json.dumps(dict(model=str(out.absolute())))+'\n', encoding='utf-8')
+    try:
+        with whole_file(last_model) as f:
+            f.write_text(json.dumps(dict(model=str(out.absolute())))+'\n', encoding='utf-8')
     except OSError: pass
 
 def _finish(learn, cfg, out, rows, secs, export):

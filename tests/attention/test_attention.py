@@ -20,16 +20,21 @@ def own_timm(m, x):
 
 def timm_model(name, size=64, **kw): return lambda: timm.create_model(name, img_size=size, num_classes=5, **kw)
 
-timms = dict(vit=timm_model('vit_tiny_patch16_224', depth=2), deit=timm_model('deit_tiny_distilled_patch16_224', depth=2), eva=timm_model('eva02_tiny_patch14_224', 56, depth=2),
-             beit=timm_model('beit_base_patch16_224', embed_dim=48, depth=2, num_heads=3), cait=timm_model('cait_xxs24_224', depth=2, embed_dim=48, num_heads=3),
-             dinov2=timm_model('vit_small_patch14_reg4_dinov2', 56, depth=2), siglip=timm_model('vit_base_patch16_siglip_224', embed_dim=48, depth=2, num_heads=3),
+timms = dict(vit=timm_model('vit_tiny_patch16_224', depth=2),
+             deit=timm_model('deit_tiny_distilled_patch16_224', depth=2),
+             eva=timm_model('eva02_tiny_patch14_224', 56, depth=2),
+             beit=timm_model('beit_base_patch16_224', embed_dim=48, depth=2, num_heads=3),
+             cait=timm_model('cait_xxs24_224', depth=2, embed_dim=48, num_heads=3),
+             dinov2=timm_model('vit_small_patch14_reg4_dinov2', 56, depth=2),
+             siglip=timm_model('vit_base_patch16_siglip_224', embed_dim=48, depth=2, num_heads=3),
              convit=timm_model('convit_tiny', embed_dim=48, depth=2, num_heads=4, local_up_to_layer=1))
 
 def lively(m):
     "Random weights large enough that attention is not uniform"
     torch.manual_seed(0)
     for n,p in m.named_parameters():
-        if p.ndim==2 and any(o in n for o in ('qkv','q_proj','k_proj','query','key','.q.','.k.','in_proj')): nn.init.normal_(p, std=.1)
+        if p.ndim==2 and any(o in n for o in ('qkv','q_proj','k_proj','query','key','.q.','.k.','in_proj')):
+            nn.init.normal_(p, std=.1)
         if p.ndim==2 and 'head' in n: nn.init.normal_(p, std=.1) # some start at zero, where nothing speaks for anything
     return m.eval()
 
@@ -49,7 +54,8 @@ def test_timm(name):
 @pytest.mark.parametrize('size', [64,48])
 def test_timm_swin(size):
     from timm.models.swin_transformer import window_partition
-    m = lively(timm.create_model('swin_tiny_patch4_window7_224', img_size=size, window_size=4, depths=(2,2), embed_dim=24, num_heads=(2,4), num_classes=5))
+    m = lively(timm.create_model('swin_tiny_patch4_window7_224', img_size=size, window_size=4, depths=(2,2),
+                                 embed_dim=24, num_heads=(2,4), num_classes=5))
     x = torch.randn(2,3,size,size)
     with torch.no_grad(): plain = m(x)
     with torch.no_grad(), AttentionTrace(m) as t: assert torch.equal(m(x), plain)
@@ -60,7 +66,8 @@ def test_timm_swin(size):
         h,w = blk.input_resolution
         ids = torch.arange(h*w).view(1,h,w,1)
         pad = ((0,0,0,-w%blk.window_size[1],0,-h%blk.window_size[0]))
-        ids = F.pad(torch.roll(ids, (-blk.shift_size[0],-blk.shift_size[1]), (1,2)), pad, value=-1) # timm shifts, then pads
+        # timm shifts, then pads
+        ids = F.pad(torch.roll(ids, (-blk.shift_size[0],-blk.shift_size[1]), (1,2)), pad, value=-1)
         ids = window_partition(ids, blk.window_size).flatten(1)
         full,a = t[n],a.unflatten(0, (2,-1))
         seen = torch.zeros_like(full)
@@ -74,11 +81,14 @@ def test_timm_swin(size):
 # -- transformers
 def hf(name):
     tf = pytest.importorskip('transformers', reason='pip install transformers')
-    kw = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=64, image_size=64, patch_size=16, num_labels=5)
+    kw = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=64, image_size=64,
+              patch_size=16, num_labels=5)
     if name=='vit': return tf.ViTForImageClassification(tf.ViTConfig(**kw))
     if name=='deit': return tf.DeiTForImageClassificationWithTeacher(tf.DeiTConfig(**kw))
     if name=='dinov2': return tf.Dinov2ForImageClassification(tf.Dinov2Config(**kw))
-    if name=='swin': return tf.SwinForImageClassification(tf.SwinConfig(image_size=64, embed_dim=24, depths=[2,2], num_heads=[2,4], window_size=4, num_labels=5))
+    if name=='swin':
+        return tf.SwinForImageClassification(tf.SwinConfig(image_size=64, embed_dim=24, depths=[2,2], num_heads=[2,4],
+                                                           window_size=4, num_labels=5))
 
 @pytest.mark.parametrize('name', ['vit','deit','dinov2','swin'])
 def test_transformers(name):
@@ -105,7 +115,9 @@ def test_torchvision():
     with torch.no_grad(): plain = m(x)
     with torch.no_grad(), AttentionTrace(m) as t: assert torch.equal(m(x), plain)
     ins = {}
-    for i in range(2): m.get_submodule(f'encoder.layers.encoder_layer_{i}.ln_1').register_forward_hook(lambda mod, a, o, i=i: ins.update({i:o}))
+    for i in range(2):
+        m.get_submodule(f'encoder.layers.encoder_layer_{i}.ln_1').register_forward_hook(
+            lambda mod, a, o, i=i: ins.update({i:o}))
     with torch.no_grad():
         m(x)
         for i in range(2):
@@ -119,15 +131,18 @@ def test_torchvision_swin():
     with torch.no_grad(), AttentionTrace(m) as t: assert torch.equal(m(x), plain)
     assert [tuple(c.shape) for c in t.calls]==[(2,2,256,256)]*2+[(2,4,64,64)]*2
     for a in t.values(): same(a.sum(-1), torch.ones(a.shape[:3]))
-    # rows and columns beside the shift: token 0 shares its window with token 17 before the shift, and not with token 200
+    # rows and columns beside the shift: token 0 shares its window with token 17 before the shift,
+    # and not with token 200
     assert (t[t.calls[0].name][0,:,0,17]>0).all() and (t[t.calls[0].name][0,:,0,200]==0).all()
 
 def test_windows_of_other_families():
-    m = timm.create_model('swinv2_tiny_window8_256', img_size=64, window_size=4, depths=(2,2), embed_dim=24, num_heads=(2,4), num_classes=5).eval()
+    m = timm.create_model('swinv2_tiny_window8_256', img_size=64, window_size=4, depths=(2,2), embed_dim=24,
+                          num_heads=(2,4), num_classes=5).eval()
     with torch.no_grad(), AttentionTrace(m) as t: m(torch.randn(2,3,64,64))
     assert [tuple(c.shape) for c in t.calls]==[(2,2,256,256)]*2+[(2,4,64,64)]*2
     plain,shifted = (c.windows[0].tolist() for c in t.calls[:2])
-    assert plain==[r*16+c for r in range(4) for c in range(4)] and shifted==[r*16+c for r in range(2,6) for c in range(2,6)]
+    assert (plain==[r*16+c for r in range(4) for c in range(4)] and
+            shifted==[r*16+c for r in range(2,6) for c in range(2,6)])
     m = timm.create_model('maxvit_rmlp_pico_rw_256', img_size=64, num_classes=5).eval()
     with torch.no_grad(), AttentionTrace(m) as t: m(torch.randn(1,3,64,64))
     window,grid = (c.windows[0].tolist() for c in t.calls[:2])
@@ -151,11 +166,13 @@ def test_registers_without_a_layer_of_patches(size, prefix):
 @pytest.mark.parametrize('batch_first', [True,False])
 @pytest.mark.parametrize('norm_first', [True,False])
 def test_transformer_encoder(batch_first, norm_first):
-    m = lively(nn.TransformerEncoder(nn.TransformerEncoderLayer(48, 3, 64, batch_first=batch_first, norm_first=norm_first), 2, enable_nested_tensor=False))
+    m = lively(nn.TransformerEncoder(nn.TransformerEncoderLayer(48, 3, 64, batch_first=batch_first,
+                                                                norm_first=norm_first), 2, enable_nested_tensor=False))
     x = torch.randn(2,17,48)
     xi = x if batch_first else x.transpose(0,1)
     with torch.no_grad(): plain = m(xi)
-    # the fast path that PyTorch takes under no_grad is closed meanwhile, so agreement is within rounding; with it closed beforehand, to the bit
+    # the fast path that PyTorch takes under no_grad is closed meanwhile, so agreement is within rounding;
+    # with it closed beforehand, to the bit
     with torch.no_grad(), AttentionTrace(m) as t: torch.testing.assert_close(m(xi), plain, atol=1e-5, rtol=0)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -210,14 +227,17 @@ def test_compiled():
 @pytest.mark.parametrize('method', ['attention','rollout','grad_rollout','relevance','legrad','gradcam'])
 @pytest.mark.parametrize('name', ['timm','deit','eva','beit','dinov2','hf_vit','hf_dinov2','torchvision'])
 def test_every_method_on_every_family(name, method):
-    m = lively(hf(name[3:]) if name.startswith('hf_') else torchvision.models.VisionTransformer(64, 16, 2, 3, 48, 96, num_classes=5) if name=='torchvision' else timms['vit' if name=='timm' else name]())
+    m = lively(hf(name[3:]) if name.startswith('hf_')
+               else torchvision.models.VisionTransformer(64, 16, 2, 3, 48, 96, num_classes=5) if name=='torchvision'
+               else timms['vit' if name=='timm' else name]())
     size = 56 if name in ('eva','dinov2') else 64
     h = explain(m, torch.randn(2,3,size,size), method, target=1)
     assert h.shape==(2,size,size) and h.raw.shape==(2,4,4) and h.raw.amax()>0
 
 @pytest.mark.parametrize('method', ['attention','gradcam'])
 def test_swin_explained(method):
-    m = lively(timm.create_model('swin_tiny_patch4_window7_224', img_size=64, window_size=4, depths=(2,2), embed_dim=24, num_heads=(2,4), num_classes=5))
+    m = lively(timm.create_model('swin_tiny_patch4_window7_224', img_size=64, window_size=4, depths=(2,2), embed_dim=24,
+                                 num_heads=(2,4), num_classes=5))
     assert explain(m, torch.randn(2,3,64,64), method, target=1).raw.shape==(2,8,8)
     assert explain(lively(hf('swin')), torch.randn(2,3,64,64), method, target=1).raw.shape==(2,8,8)
 
@@ -225,7 +245,8 @@ def test_bare_model_with_a_processor(tmp_path):
     tf = pytest.importorskip('transformers', reason='pip install transformers')
     from PIL import Image
     import numpy as np
-    m = lively(tf.ViTModel(tf.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=64, image_size=64, patch_size=16)))
+    m = lively(tf.ViTModel(tf.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+                                        intermediate_size=64, image_size=64, patch_size=16)))
     prep = tf.ViTImageProcessor(size=dict(height=64, width=64))
     pic = Image.fromarray(np.random.RandomState(0).randint(0,255,(120,200,3),dtype=np.uint8))
     for method in ('attention','rollout'):
@@ -238,12 +259,16 @@ def test_bare_model_with_a_processor(tmp_path):
 def test_says_what_is_wrong():
     x = torch.randn(1,3,64,64)
     vit = lively(timms['vit']())
-    with pytest.raises(ValueError, match="'rollout' does not suit this model.*Methods that do: .*gradcam"): explain(torchvision.models.resnet18(), x, 'rollout')
-    with pytest.raises(ValueError, match='Layer 7 is out of range: this model has 2 attention layers, 0 to 1'): explain(vit, x, 'rollout', layer=7)
-    with pytest.raises(ValueError, match=r"25 cells, but 'blocks\.\d\.attn' has 17 tokens"): explain(vit, x, 'rollout', grid=(5,5))
+    with pytest.raises(ValueError, match="'rollout' does not suit this model.*Methods that do: .*gradcam"):
+        explain(torchvision.models.resnet18(), x, 'rollout')
+    with pytest.raises(ValueError, match='Layer 7 is out of range: this model has 2 attention layers, 0 to 1'):
+        explain(vit, x, 'rollout', layer=7)
+    with pytest.raises(ValueError, match=r"25 cells, but 'blocks\.\d\.attn' has 17 tokens"):
+        explain(vit, x, 'rollout', grid=(5,5))
     with pytest.raises(RuntimeError, match='inference mode'):
         with torch.inference_mode(), AttentionTrace(vit, grad=True): vit(x)
-    with torch.inference_mode(): assert explain(vit, x, 'relevance', target=1).raw.amax()>0    # `explain` leaves it by itself
+    # `explain` leaves it by itself
+    with torch.inference_mode(): assert explain(vit, x, 'relevance', target=1).raw.amax()>0
     vit.set_grad_checkpointing()
     assert explain(vit, x, 'rollout').raw.amax()>0
     with pytest.raises(ValueError, match='shows no attention'):
@@ -256,6 +281,8 @@ def test_outlier_tokens(request):
     pytest.importorskip('onnx'); pytest.importorskip('skimage')
     sys.path.insert(0, str(pathlib.Path(__file__).parents[2]/'bench'))
     import dinov2
-    rows,_ = dinov2.evaluate(dinov2.dinov2(), *dinov2.cases((224,448)), {n:dinov2.options[n] for n in ('rollout','rollout, start_layer=9','attention, last 4 layers')})
+    rows,_ = dinov2.evaluate(dinov2.dinov2(), *dinov2.cases((224,448)),
+                             {n:dinov2.options[n]
+                              for n in ('rollout','rollout, start_layer=9','attention, last 4 layers')})
     assert rows['rollout']['pointing']<.7<=.8<rows['rollout, start_layer=9']['pointing']
     assert rows['attention, last 4 layers']['pointing']>.8

@@ -1,10 +1,15 @@
 """Every activation map against the library that is its reference: grad-cam, torchcam or captum.
 
-Where they differ from the paper or from each other, the paper is followed, and the reference is called so that the difference vanishes:
-- Grad-CAM++: grad-cam adds 1e-6 to equation 19's denominator, which is of that size; torchcam divides a copy, so that its quotient is lost. grad-cam is called with gradients scaled up and features scaled down.
-- Smooth Grad-CAM++: torchcam takes the last noisy copy's gradient and features; its weights are compared for one copy, with scores scaled up (it adds 1e-8).
-- Score-CAM: the paper enlarges a map before it scales it to 0..1; torchcam does it the other way round, grad-cam aligns corners. Both are given the paper's order.
-- Ablation-CAM: grad-cam subtracts 1e7 where features can be negative; the paper sets to zero, and so does grad-cam where the smallest feature is zero.
+Where they differ from the paper or from each other, the paper is followed, and the reference is called so that
+the difference vanishes:
+- Grad-CAM++: grad-cam adds 1e-6 to equation 19's denominator, which is of that size; torchcam divides a
+  copy, so that its quotient is lost. grad-cam is called with gradients scaled up and features scaled down.
+- Smooth Grad-CAM++: torchcam takes the last noisy copy's gradient and features; its weights are compared for one
+  copy, with scores scaled up (it adds 1e-8).
+- Score-CAM: the paper enlarges a map before it scales it to 0..1; torchcam does it the other way round,
+  grad-cam aligns corners. Both are given the paper's order.
+- Ablation-CAM: grad-cam subtracts 1e7 where features can be negative; the paper sets to zero, and so does
+  grad-cam where the smallest feature is zero.
 - Principal components have no sign of their own.
 """
 import copy, pathlib, warnings
@@ -73,7 +78,8 @@ def their_captum(name, **kwargs):
 
 # our method: what it is compared with, and our options
 cases = dict(
-    gradcam=[(their_captum('LayerGradCam', relu_attributions=True), {}), (their_gradcam(gc.GradCAM), {}), (their_torchcam(tc.GradCAM), {})],
+    gradcam=[(their_captum('LayerGradCam', relu_attributions=True), {}), (their_gradcam(gc.GradCAM), {}),
+             (their_torchcam(tc.GradCAM), {})],
     gradcam_plus_plus=[(their_gradcam(PlusPlus), {})],
     xgradcam=[(their_gradcam(gc.XGradCAM), {}), (their_torchcam(tc.XGradCAM), {})],
     layercam=[(their_gradcam(gc.LayerCAM), {}), (their_torchcam(tc.LayerCAM), {})],
@@ -112,8 +118,10 @@ def nets():
     torch.manual_seed(1)
     rnd = torchvision.models.resnet18(num_classes=10).eval()
     real,prep = imagenet_lite0()
-    photos = torch.stack([prep(Image.open(pathlib.Path(skimage.__file__).parent/'data'/f).convert('RGB')) for f in ('coffee.png','chelsea.png')])
-    return dict(random=(rnd, torch.randn(2,3,64,96), 'layer4', 'layer1'), real=(real, photos[:,:,16:-48,32:-32].contiguous(), 'bn2', 'blocks.2'))
+    photos = torch.stack([prep(Image.open(pathlib.Path(skimage.__file__).parent/'data'/f).convert('RGB'))
+                          for f in ('coffee.png','chelsea.png')])
+    return dict(random=(rnd, torch.randn(2,3,64,96), 'layer4', 'layer1'),
+                real=(real, photos[:,:,16:-48,32:-32].contiguous(), 'bn2', 'blocks.2'))
 
 def close(a, b, name, what):
     "Within 1e-5 of the map's largest value, which may be thousands or a thousandth"
@@ -155,7 +163,8 @@ def test_shapleycam_where_it_differs(nets):
     model = timm.create_model('efficientnet_lite0', num_classes=10, act_layer=nn.SiLU).double().eval()
     x = torch.randn(2,3,64,96).double()
     def rest(o, idx): return o[:,3]-F.cross_entropy(o, torch.full((len(o),), 3), reduction='none') # the paper's score
-    h,g = explain(model, x, 'shapleycam', target=rest, layer='blocks.4'),explain(model, x, 'gradcam', target=rest, layer='blocks.4')
+    h,g = (explain(model, x, 'shapleycam', target=rest, layer='blocks.4'),
+           explain(model, x, 'gradcam', target=rest, layer='blocks.4'))
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
     ref = their_gradcam(gc.ShapleyCAM)(copy.deepcopy(model), 'blocks.4', x, None, [ClassifierOutputReST(3)]*2).relu()
     close(h.raw, ref, 'shapleycam', 'shapleycam')

@@ -5,10 +5,13 @@ from fastattn.data.imagenet import *
 
 captum = pytest.importorskip('captum.attr', reason='pip install captum')
 
-def theirs(model, layer, x, target): return captum.LayerGradCam(model, layer).attribute(x, target, relu_attributions=True)[:,0].detach()
+def theirs(model, layer, x, target):
+    return captum.LayerGradCam(model, layer).attribute(x, target, relu_attributions=True)[:,0].detach()
 
-nets = dict(torchvision_resnet18=lambda: torchvision.models.resnet18(num_classes=10), torchvision_resnet50=lambda: torchvision.models.resnet50(num_classes=10),
-            timm_resnet18=lambda: timm.create_model('resnet18', num_classes=10), timm_resnetv2=lambda: timm.create_model('resnet26d', num_classes=10))
+nets = dict(torchvision_resnet18=lambda: torchvision.models.resnet18(num_classes=10),
+            torchvision_resnet50=lambda: torchvision.models.resnet50(num_classes=10),
+            timm_resnet18=lambda: timm.create_model('resnet18', num_classes=10),
+            timm_resnetv2=lambda: timm.create_model('resnet26d', num_classes=10))
 
 @pytest.mark.parametrize('name', nets)
 @pytest.mark.parametrize('layer', ['layer4', 'layer2'])
@@ -33,7 +36,8 @@ def test_real_weights():
     from PIL import Image
     import skimage, pathlib
     model,prep = imagenet_lite0()
-    x = torch.stack([prep(Image.open(pathlib.Path(skimage.__file__).parent/'data'/f).convert('RGB')) for f in ('coffee.png','chelsea.png','camera.png')])
+    x = torch.stack([prep(Image.open(pathlib.Path(skimage.__file__).parent/'data'/f).convert('RGB'))
+                     for f in ('coffee.png','chelsea.png','camera.png')])
     h = explain(model, x, 'gradcam')
     assert [imagenet_names()[t] for t in h.target]==['espresso','tiger cat','tripod']
     torch.testing.assert_close(h.raw, theirs(model, model.bn2, x, torch.tensor(list(h.target))), atol=1e-6, rtol=1e-4)

@@ -7,8 +7,10 @@ from PIL import Image
 def photographs():
     "RGB images by name; names as hard as folder names get"
     import skimage.data, sklearn.datasets
-    arr = {'chelsea the cat':skimage.data.chelsea(), 'coffee "to go"':skimage.data.coffee(), "astronaut's":skimage.data.astronaut(), '火箭':skimage.data.rocket(),
-           'Ωmega $5 & più':sklearn.datasets.load_sample_image('china.jpg'), 'flower∕rose':sklearn.datasets.load_sample_image('flower.jpg')}
+    arr = {'chelsea the cat':skimage.data.chelsea(), 'coffee "to go"':skimage.data.coffee(),
+           "astronaut's":skimage.data.astronaut(), '火箭':skimage.data.rocket(),
+           'Ωmega $5 & più':sklearn.datasets.load_sample_image('china.jpg'),
+           'flower∕rose':sklearn.datasets.load_sample_image('flower.jpg')}
     pics = {k:Image.fromarray(v) for k,v in arr.items()}
     pics['grace_hopper'] = Image.open(Path(matplotlib.get_data_path())/'sample_data/grace_hopper.jpg').convert('RGB')
     return pics

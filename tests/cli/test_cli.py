@@ -12,7 +12,8 @@ def test_demo(tmp_path):
     assert r.returncode==0, r.stderr
     s = json.loads((tmp_path/'out'/'summary.json').read_text())
     assert {'accuracy','energy_inside','object_area','seconds'} <= set(s) and s['seed']==3 and s['epochs']==1
-    assert sorted(p.name for p in (tmp_path/'out').iterdir())==['activations.png','attention_by_epoch.png','masks.png','summary.json','top_losses.png']
+    assert sorted(p.name for p in (tmp_path/'out').iterdir())==[
+        'activations.png','attention_by_epoch.png','masks.png','summary.json','top_losses.png']
     assert [p.name for p in tmp_path.iterdir()]==['out']
     assert run('--out', tmp_path/'out', '--epochs', 1, '--n', 160).returncode==0   # its own folder may be filled again
 

@@ -1,4 +1,4 @@
-"Training and looking from the command line, through the installed console scripts: end to end, killed, and with a full disk."
+"Training and looking from the command line, by the installed console scripts: end to end, killed, with a full disk."
 import json, os, resource, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
@@ -13,8 +13,11 @@ from photos import photo_set
 bin = Path(sys.executable).parent
 small = ('--arch','demo_arch','--no-pretrained','--img_size',64)
 
-def run(name, *args, cwd, **kw): return subprocess.run([str(bin/name), *map(str, args)], capture_output=True, text=True, cwd=cwd, **kw)
-def start(name, *args, cwd): return subprocess.Popen([str(bin/name), *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd)
+def run(name, *args, cwd, **kw):
+    return subprocess.run([str(bin/name), *map(str, args)], capture_output=True, text=True, cwd=cwd, **kw)
+def start(name, *args, cwd):
+    return subprocess.Popen([str(bin/name), *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            cwd=cwd)
 def shown(d): return sorted(p for p in d.rglob('*.png') if not p.name.startswith('.'))
 
 def wait_for(ok, proc, secs=120):
@@ -27,41 +30,55 @@ def wait_for(ok, proc, secs=120):
 
 def test_demo_set(tmp_path):
     path = demo_path(240)
-    r = run('fastattn_train', '--data_folder', path, '--num_classes', 8, *small, '--epoch', 1, '--batch_size', 16, '--form', 'element', '--augment', 'cutmix', cwd=tmp_path)
+    r = run('fastattn_train', '--data_folder', path, '--num_classes', 8, *small, '--epoch', 1, '--batch_size', 16,
+            '--form', 'element', '--augment', 'cutmix', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     page = json.loads((tmp_path/'output/model/run.json').read_text())
     assert page['data']['train']==192 and page['model']['form']=='element' and len(page['epochs'])==1
-    assert sorted(p.name for p in (tmp_path/'output/model').iterdir())==['before_after.png','confusion.png','model.safetensors','run.json','top_losses.png','training.png']
-    r = run('fastattn_visualize', '--data_folder', path/'valid'/'cat', cwd=tmp_path)                   # takes the model that was saved last
+    assert sorted(p.name for p in (tmp_path/'output/model').iterdir())==[
+        'before_after.png','confusion.png','model.safetensors','run.json','top_losses.png','training.png']
+    # takes the model that was saved last
+    r = run('fastattn_visualize', '--data_folder', path/'valid'/'cat', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     assert len(list((tmp_path/'output').glob('*.png')))==len(list((path/'valid'/'cat').iterdir()))+1
 
 def test_photographs(tmp_path):
     path = photo_set(tmp_path/'photos')
-    r = run('fastattn_train', '--data_folder', path, *small, '--epoch', 10, '--lr', .01, '--augment', 'none', '--batch_size', 16, '--model_save_path', tmp_path/'my model', cwd=tmp_path)
+    r = run('fastattn_train', '--data_folder', path, *small, '--epoch', 10, '--lr', .01, '--augment', 'none',
+            '--batch_size', 16, '--model_save_path', tmp_path/'my model', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     page = json.loads((tmp_path/'my model'/'run.json').read_text(encoding='utf-8'))
     assert page['accuracy']>=.7 and set(page['images']['classes'])=={p.name for p in (path/'train').iterdir()}
     (path/'test'/'broken.jpg').write_text('no picture')
-    r = run('fastattn_visualize', '--data_folder', path/'test', '--out', tmp_path/'looked at', '--method', 'gradcam', cwd=tmp_path)
-    assert r.returncode==1 and 'broken.jpg' in r.stdout and 'Traceback' not in r.stderr                # one is left out, and the status says so
+    r = run('fastattn_visualize', '--data_folder', path/'test', '--out', tmp_path/'looked at', '--method', 'gradcam',
+            cwd=tmp_path)
+    # one is left out, and the status says so
+    assert r.returncode==1 and 'broken.jpg' in r.stdout and 'Traceback' not in r.stderr
     strips = [p for p in shown(tmp_path/'looked at') if p.name!='contact_sheet.png']
-    assert {p.relative_to(tmp_path/'looked at').as_posix() for p in strips}=={p.relative_to(path/'test').as_posix()+'.png' for p in (path/'test').rglob('*') if p.is_file() and p.name!='broken.jpg'}
+    assert {p.relative_to(tmp_path/'looked at').as_posix() for p in strips}=={
+        p.relative_to(path/'test').as_posix()+'.png' for p in (path/'test').rglob('*')
+        if p.is_file() and p.name!='broken.jpg'}
     right = [strip_notes(p)['label'].rpartition(' ')[0]==p.parent.name for p in strips]
-    assert abs(sum(right)/len(right)-page['accuracy'])<1e-3                                            # pictures from disk are seen as they were in training
-    strip = tmp_path/'looked at'/'grace_hopper'/'2.jpg.png'                                            # lies on its side in the file, and stands in the strip
+    # pictures from disk are seen as they were in training
+    assert abs(sum(right)/len(right)-page['accuracy'])<1e-3
+    # lies on its side in the file, and stands in the strip
+    strip = tmp_path/'looked at'/'grace_hopper'/'2.jpg.png'
     box = strip_notes(strip)['overlay']
     panel = Image.open(strip).crop((8, box[1], 8+box[2]-box[0], box[3])).convert('L')
-    def alike(im): return np.corrcoef(np.asarray(im.convert('L').resize(panel.size)).ravel(), np.asarray(panel).ravel())[0,1]
-    assert alike(Photo.create(path/'test'/'grace_hopper'/'2.jpg'))>.95 > alike(Image.open(path/'test'/'grace_hopper'/'2.jpg'))
+    def alike(im):
+        return np.corrcoef(np.asarray(im.convert('L').resize(panel.size)).ravel(), np.asarray(panel).ravel())[0,1]
+    assert (alike(Photo.create(path/'test'/'grace_hopper'/'2.jpg'))>.95 >
+            alike(Image.open(path/'test'/'grace_hopper'/'2.jpg')))
 
 def test_killed_training(tmp_path):
-    args = ('--data_folder', demo_path(240), *small, '--epoch', 5, '--batch_size', 16, '--augment', 'rand', '--num_workers', 0, '--seed', 3)
+    args = ('--data_folder', demo_path(240), *small, '--epoch', 5, '--batch_size', 16, '--augment', 'rand',
+            '--num_workers', 0, '--seed', 3)
     whole,broken = tmp_path/'whole',tmp_path/'broken'
     assert run('fastattn_train', *args, '--model_save_path', whole, cwd=tmp_path).returncode==0
     p = start('fastattn_train', *args, '--model_save_path', broken, cwd=tmp_path)
     wait_for(lambda: (broken/'unfinished.safetensors').exists(), p)
-    time.sleep(.15)                                                                                    # into the next epoch
+    # into the next epoch
+    time.sleep(.15)
     p.send_signal(signal.SIGKILL); p.wait()
     assert not (broken/'run.json').exists()
     r = run('fastattn_train', *args, '--model_save_path', broken, cwd=tmp_path)
@@ -82,7 +99,8 @@ def model(tmp_path_factory):
     from fastattn.data.demo import demo_arch
     from fastattn.cli.checkpoint import save_checkpoint
     d = tmp_path_factory.mktemp('model')
-    save_checkpoint(attention_learner(folder_dls(demo_path(240), size=64, num_workers=0), demo_arch, pretrained=False, activation='softmax'), d)
+    save_checkpoint(attention_learner(folder_dls(demo_path(240), size=64, num_workers=0), demo_arch, pretrained=False,
+                                      activation='softmax'), d)
     return d
 
 def test_killed_visualize(tmp_path, model):
@@ -92,7 +110,8 @@ def test_killed_visualize(tmp_path, model):
     p.send_signal(signal.SIGKILL); p.wait()
     done = {f:f.stat().st_mtime_ns for f in shown(tmp_path/'out')}
     assert 8<=len(done)<48
-    for f in done: Image.open(f).load(); assert strip_notes(f)                                         # none is half-written
+    # none is half-written
+    for f in done: Image.open(f).load(); assert strip_notes(f)
     r = run('fastattn_visualize', *args, cwd=tmp_path)
     assert r.returncode==0 and f'{len(done)} there already' in r.stdout, r.stderr
     assert len(shown(tmp_path/'out'))==49 and all(f.stat().st_mtime_ns==t for f,t in done.items())
@@ -102,17 +121,22 @@ def test_disk_full(tmp_path, model):
     "A limit on the size of files stands for a full disk: a write fails in the middle"
     (tmp_path/'in').mkdir()
     for i in range(2): Image.new('RGB', (64,64), (40*i,80,90)).save(tmp_path/'in'/f'{i}.png')
-    r = run('fastattn_visualize', '--data_folder', tmp_path/'in', '--checkpoint', model, '--out', tmp_path/'out', cwd=tmp_path,
+    r = run('fastattn_visualize', '--data_folder', tmp_path/'in', '--checkpoint', model, '--out', tmp_path/'out',
+            cwd=tmp_path,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096,4096)))
     assert r.returncode!=0 and 'grew larger' in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not list((tmp_path/'out').rglob('*'))
 
-@pytest.mark.parametrize('args,says', [(('fastattn_train','--data_folder','nowhere','--no-pretrained'), "There is no folder 'nowhere'"), (('fastattn_visualize','--data_folder','.'), 'There are no pictures in'), (('fastattn_train',), '--data-folder')])
+@pytest.mark.parametrize('args,says', [
+    (('fastattn_train','--data_folder','nowhere','--no-pretrained'), "There is no folder 'nowhere'"),
+    (('fastattn_visualize','--data_folder','.'), 'There are no pictures in'), (('fastattn_train',), '--data-folder')])
 def test_bad_input(tmp_path, args, says):
     r = run(*args, cwd=tmp_path)
     assert r.returncode!=0 and says in r.stderr and 'Traceback' not in r.stderr and not list(tmp_path.iterdir())
 
 def test_every_method_is_offered():
     "The commands know what `explain` knows"
-    code = "import fastattn.cli.visualize,fastattn.cli.train; from fastattn.core.registry import explainers; a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))"
-    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='[]'
+    code = ("import fastattn.cli.visualize,fastattn.cli.train; from fastattn.core.registry import explainers; "
+            "a=set(explainers); import fastattn.all; print(sorted(set(explainers)-a))")
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip()=='[]'

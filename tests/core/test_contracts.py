@@ -1,7 +1,8 @@
-"What every registered explainer promises: explaining changes nothing, leaks nothing, and works in all the places where models are."
+"What every registered explainer promises: explaining changes nothing, leaks nothing, and works wherever models are."
 import copy, random, warnings
 import numpy as np, pytest, torch, torch.nn as nn
-from fastai.vision.all import (L, BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataBlock, CategoryBlock, ImageBlock, IndexSplitter, Learner, TensorImage,
+from fastai.vision.all import (L, BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataBlock, CategoryBlock, ImageBlock,
+                               IndexSplitter, Learner, TensorImage,
                                get_image_files, parent_label, Normalize, imagenet_stats)
 from fastattn.all import *
 from fastattn.data.demo import *
@@ -12,7 +13,8 @@ from fastattn.core.target import model_output
 def small():
     "A small CNN with everything that can go wrong: batch norm, dropout, in-place ReLUs"
     torch.manual_seed(0)
-    m = nn.Sequential(nn.Conv2d(3,8,3,2,1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout2d(.3), nn.Conv2d(8,16,3,2,1), nn.ReLU(inplace=True),
+    m = nn.Sequential(nn.Conv2d(3,8,3,2,1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout2d(.3),
+                      nn.Conv2d(8,16,3,2,1), nn.ReLU(inplace=True),
                       nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.5), nn.Linear(16,5))
     return m, torch.randn(3,3,24,40)
 
@@ -24,11 +26,14 @@ def case(name):
 names = sorted(explainers)
 pytestmark = [pytest.mark.parametrize('name', names), pytest.mark.filterwarnings('ignore:.*maps of .* are empty')]
 
-def hooks(m): return sum(len(getattr(o, k)) for o in m.modules() for k in ('_forward_hooks','_forward_pre_hooks','_backward_hooks','_backward_pre_hooks'))
+def hooks(m):
+    return sum(len(getattr(o, k)) for o in m.modules()
+               for k in ('_forward_hooks','_forward_pre_hooks','_backward_hooks','_backward_pre_hooks'))
 
 def state(m, learn=None):
     "All that must not change"
-    return (hooks(m), [o.training for o in m.modules()], [p.requires_grad for p in m.parameters()], [None if p.grad is None else p.grad.clone() for p in m.parameters()],
+    return (hooks(m), [o.training for o in m.modules()], [p.requires_grad for p in m.parameters()],
+            [None if p.grad is None else p.grad.clone() for p in m.parameters()],
             [t.clone() for t in m.state_dict().values()], [s for _,s in rng_state(learn)], torch.is_grad_enabled())
 
 def same(a, b):
@@ -40,18 +45,21 @@ def same(a, b):
 
 def scores(m, x): return quietly(lambda x: model_output(m(x)), x, m)
 
-def close(a, b, tol=1e-5): torch.testing.assert_close(a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor), atol=tol, rtol=tol)
+def close(a, b, tol=1e-5):
+    torch.testing.assert_close(a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor), atol=tol, rtol=tol)
 
 def test_result(name):
     m,x = case(name)
     h = explain(m, x, name)
     assert type(h) is Heatmap and h.shape==(len(x), *x.shape[-2:]) and h.dtype==torch.float32 and not h.requires_grad
-    assert h.method==name and h.raw.shape[0]==len(x) and h.raw.ndim==3 and all(n in dict(m.named_modules()) for n in L(h.layer))
+    assert (h.method==name and h.raw.shape[0]==len(x) and h.raw.ndim==3 and
+            all(n in dict(m.named_modules()) for n in L(h.layer)))
     lo,hi = h.min().item(),h.max().item()
     assert (-1 if explainers[name].signed else 0)<=lo and hi<=1
     assert len(h.target)==len(x) and h[1].target==h.target[1]
     assert explain(m, x, name, size=(10,12)).shape==(len(x),10,12)
-    assert explainers[name].f.__doc__ and any(c.isdigit() for c in explainers[name].f.__doc__), 'a method names its paper, with its year'
+    assert (explainers[name].f.__doc__ and
+            any(c.isdigit() for c in explainers[name].f.__doc__)), 'a method names its paper, with its year'
 
 def test_changes_nothing(name):
     m,x = case(name)
@@ -100,7 +108,8 @@ def test_frozen(name):
     m,x = case(name)
     ref,out = explain(m, x, name),scores(m, x)
     h = explain(m.requires_grad_(False), x, name)
-    close(h, ref, 0 if torch.equal(out, scores(m, x)) else 1e-5) # PyTorch's attention rounds otherwise where nothing is trained
+    # PyTorch's attention rounds otherwise where nothing is trained
+    close(h, ref, 0 if torch.equal(out, scores(m, x)) else 1e-5)
 
 def test_precision(name):
     m,x = case(name)
@@ -126,7 +135,8 @@ def test_views(name):
     def ask(x, **kw): return explain(m, x, name, **kw)
     h = ask(x, smooth=1, tta=True)
     close(ask(x[1:2], smooth=1, tta=True).raw, h.raw[1:2])
-    plain,mirror = ask(x, target=1 if explainers[name].by_class else None),ask(x.flip(-1), target=1 if explainers[name].by_class else None)
+    plain,mirror = (ask(x, target=1 if explainers[name].by_class else None),
+                    ask(x.flip(-1), target=1 if explainers[name].by_class else None))
     close(ask(x, tta=True, target=1 if explainers[name].by_class else None).raw, (plain.raw+mirror.raw.flip(-1))/2)
     assert type(h) is Heatmap and h.shape==(len(x), *x.shape[-2:]) and torch.isfinite(h).all()
     if explainers[name].demo is None: # networks that take any size
@@ -148,7 +158,8 @@ def test_targets(name):
 def test_learner(name, tmp_path):
     m,_ = case(name)
     files = get_image_files(demo_path(n=80))[:12]
-    dls = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=IndexSplitter(range(6,12))).dataloaders(list(files), bs=3, num_workers=0)
+    dls = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=IndexSplitter(range(6,12))).dataloaders(
+        list(files), bs=3, num_workers=0)
     learn = Learner(dls, m, loss_func=CrossEntropyLossFlat(), path=tmp_path)
     before = state(m, learn)
     h = explain(learn, files[:2], name)

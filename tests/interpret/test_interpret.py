@@ -1,6 +1,8 @@
-"All that fastai's documentation notebook on interpretation does, on the subclasses, with the demo set in the place of its download; and what bad input says."
+"""All that fastai's documentation notebook on interpretation does, on the subclasses, with the demo set in the place of
+its download; and what bad input says."""
 import matplotlib.pyplot as plt, pytest, torch, torch.nn as nn
-from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, L, PILImageBW, RandomSubsetSplitter, get_image_files, parent_label, set_seed, to_cpu, vision_learner
+from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, L, PILImageBW, RandomSubsetSplitter,
+                               get_image_files, parent_label, set_seed, to_cpu, vision_learner)
 from fastai import interpret as theirs
 from fastcore.test import test_eq as eq, test_close as close
 from fastattn.all import *
@@ -9,7 +11,9 @@ from fastattn.data.demo import *
 @pytest.fixture(scope='module')
 def learn():
     set_seed(0)
-    db = DataBlock(blocks=(ImageBlock(cls=PILImageBW), CategoryBlock), get_items=lambda p: get_image_files(p, folders=['train','valid']), splitter=RandomSubsetSplitter(.5,.3, seed=42), get_y=parent_label)
+    db = DataBlock(blocks=(ImageBlock(cls=PILImageBW), CategoryBlock),
+                   get_items=lambda p: get_image_files(p, folders=['train','valid']),
+                   splitter=RandomSubsetSplitter(.5,.3, seed=42), get_y=parent_label)
     return vision_learner(db.dataloaders(demo_path(n=160), bs=8, num_workers=0), demo_arch, n_in=1, pretrained=False)
 
 def whole(learn, dl):
@@ -51,22 +55,26 @@ def drawn(f):
 
 def test_without_heatmap_it_is_fastais(learn):
     ours,plain = Interpretation.from_learner(learn),theirs.Interpretation.from_learner(learn)
-    for k in (4, range(2,6)): assert drawn(lambda: ours.plot_top_losses(k, nrows=2))==drawn(lambda: plain.plot_top_losses(k, nrows=2))
+    for k in (4, range(2,6)):
+        assert drawn(lambda: ours.plot_top_losses(k, nrows=2))==drawn(lambda: plain.plot_top_losses(k, nrows=2))
     assert drawn(lambda: ours.show_results([0,3]))==drawn(lambda: plain.show_results([0,3]))
     assert isinstance(ours.plot_top_losses(2, return_fig=True), plt.Figure)
     plt.close('all')
 
 def test_with_heatmap(learn):
     interp = ClassificationInterpretation.from_learner(learn)
-    assert isinstance(interp, theirs.ClassificationInterpretation) and isinstance(interp, Interpretation) and isinstance(interp, theirs.Interpretation)
+    assert (isinstance(interp, theirs.ClassificationInterpretation) and isinstance(interp, Interpretation) and
+            isinstance(interp, theirs.Interpretation))
     for k in (4, range(2,6), [0,-1]):
         fig = interp.plot_top_losses(k, heatmap=True)
-        assert isinstance(fig, plt.Figure) and sum(bool(ax.get_images()) for ax in fig.axes)==(k if isinstance(k,int) else len(k))
+        assert (isinstance(fig, plt.Figure) and
+                sum(bool(ax.get_images()) for ax in fig.axes)==(k if isinstance(k,int) else len(k)))
     title = interp.plot_top_losses(1, heatmap=True).axes[0].get_title()
     i = interp.top_losses(1)[1].item()
     _,p,t,d,_ = interp[i]
     v = learn.dls.vocab
-    assert f'pred: {v[d[0]]} {p[0][d[0]]:.2f}' in title and f'actual: {v[t[0]]} {p[0][t[0]]:.2f}' in title and interp.dl.items[i].name in title
+    assert (f'pred: {v[d[0]]} {p[0][d[0]]:.2f}' in title and f'actual: {v[t[0]]} {p[0][t[0]]:.2f}' in title and
+            interp.dl.items[i].name in title)
     assert not plt.get_fignums()
 
 def test_one_batched_pass(learn):
@@ -79,9 +87,12 @@ def test_one_batched_pass(learn):
     assert calls==[7]
 
 @pytest.mark.parametrize('f,says', [
-    (lambda i: i.plot_top_losses(10**5), 'k=100000 is out of range'), (lambda i: i.plot_top_losses(10**5, heatmap=True), 'k=100000 is out of range'),
-    (lambda i: i.plot_top_losses(2, heatmap=True, layer='0.layr'), 'close names'), (lambda i: i.plot_top_losses(2, heatmap=True, target='umbrela'), "close names: 'umbrella'"),
-    (lambda i: i.plot_top_losses(2, heatmap=True, method='gradcamm'), "No explainer is called 'gradcamm'"), (lambda i: i.plot_top_losses(2, heatmap=True, cmap='magmaa'), 'close names')])
+    (lambda i: i.plot_top_losses(10**5), 'k=100000 is out of range'),
+    (lambda i: i.plot_top_losses(10**5, heatmap=True), 'k=100000 is out of range'),
+    (lambda i: i.plot_top_losses(2, heatmap=True, layer='0.layr'), 'close names'),
+    (lambda i: i.plot_top_losses(2, heatmap=True, target='umbrela'), "close names: 'umbrella'"),
+    (lambda i: i.plot_top_losses(2, heatmap=True, method='gradcamm'), "No explainer is called 'gradcamm'"),
+    (lambda i: i.plot_top_losses(2, heatmap=True, cmap='magmaa'), 'close names')])
 def test_bad_input(learn, f, says):
     with pytest.raises(ValueError, match=says): f(Interpretation.from_learner(learn))
 
@@ -101,7 +112,9 @@ def test_channels(c):
     x = torch.rand(2,c,16,16)
     h = explain(m, x)
     assert h.shape==(2,16,16) and h[0].overlay(x[0]).size==(16,16)
-    with pytest.raises(ValueError, match=f'takes {c} channels'): explain(m, torch.rand(2,c+1 if c==1 else 3,16,16)[:, :0 if c==1 else 3])
+    with pytest.raises(ValueError, match=f'takes {c} channels'):
+        explain(m, torch.rand(2,c+1 if c==1 else 3,16,16)[:, :0 if c==1 else 3])
 
 def test_no_spatial_features():
-    with pytest.raises(ValueError, match='no spatial features'): explain(nn.Sequential(nn.Flatten(), nn.Linear(3*64,2)), torch.rand(2,3,8,8))
+    with pytest.raises(ValueError, match='no spatial features'):
+        explain(nn.Sequential(nn.Flatten(), nn.Linear(3*64,2)), torch.rand(2,3,8,8))

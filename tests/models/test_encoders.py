@@ -2,15 +2,18 @@
 import gc, warnings
 import pytest, torch
 import torch.nn.functional as F
-from fastai.vision.all import (DataLoaders, Datasets, TensorImage, TensorMask, CrossEntropyLossFlat, load_learner, no_random, resnet18, resnet34, xresnet18, densenet121, vgg11_bn,
+from fastai.vision.all import (DataLoaders, Datasets, TensorImage, TensorMask, CrossEntropyLossFlat, load_learner,
+                               no_random, resnet18, resnet34, xresnet18, densenet121, vgg11_bn,
                                squeezenet1_0, squeezenet1_1, alexnet)
 from fastattn.all import DynamicUnet, attention_unet_learner, explain
 from fastattn.models.unet import gate_masks
 
 # encoder: number of skips
 table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeezenet1_0:3, squeezenet1_1:3, alexnet:3,
-         'resnet10t':4, 'convnext_atto':3, 'efficientnet_lite0':4, 'tf_efficientnetv2_b0':4, 'mobilenetv3_small_050':4, 'regnetx_002':4, 'swin_tiny_patch4_window7_224':3,
-         'maxvit_rmlp_pico_rw_256':4, 'pvt_v2_b0':3, 'mambaout_femto':3, 'poolformer_s12':3, 'dla34':4, 'edgenext_xx_small':3}
+         'resnet10t':4, 'convnext_atto':3, 'efficientnet_lite0':4, 'tf_efficientnetv2_b0':4, 'mobilenetv3_small_050':4,
+         'regnetx_002':4, 'swin_tiny_patch4_window7_224':3,
+         'maxvit_rmlp_pico_rw_256':4, 'pvt_v2_b0':3, 'mambaout_femto':3, 'poolformer_s12':3, 'dla34':4,
+         'edgenext_xx_small':3}
 sizes = [(64,64), (96,160), (224,224)]
 heavy = densenet121,vgg11_bn,squeezenet1_0 # ten seconds and more but at the smallest size
 name = lambda o: o if isinstance(o, str) else f'fastai {o.__name__}' if callable(o) else 'x'.join(map(str, o))
@@ -27,12 +30,14 @@ def loaders(size, bs):
 def test_encoder(arch, size, tmp_path, request):
     if arch in heavy and size!=sizes[0] and not request.config.getoption('slow'): pytest.skip('slow: run with --slow')
     bs = 2 if size[0]<200 else 1
-    learn = attention_unet_learner(loaders(size, bs), arch, pretrained=False, n_out=2, loss_func=CrossEntropyLossFlat(axis=1))
+    learn = attention_unet_learner(loaders(size, bs), arch, pretrained=False, n_out=2,
+                                   loss_func=CrossEntropyLossFlat(axis=1))
     x,y = learn.dls.one_batch()
     learn.model.train()
     F.cross_entropy(learn.model(x).as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)).backward()
     missing = [n for n,p in learn.model.named_parameters() if p.grad is None]
-    assert not [n for n in missing if not n.startswith('layers.0.')], missing # what timm leaves unused in the encoder is its own affair
+    # what timm leaves unused in the encoder is its own affair
+    assert not [n for n in missing if not n.startswith('layers.0.')], missing
     enc = [p.grad for p in learn.model[0].parameters()]
     assert enc[0].abs().sum()>0 and sum(g is not None for g in enc)>.8*len(enc), 'gradients reach the stem'
     assert all(torch.isfinite(p.grad).all() for p in learn.model.parameters() if p.grad is not None)
