@@ -3,6 +3,7 @@ import argparse, json, sys, tempfile, time
 import torch
 from fastai.vision.all import Learner, OptimWrapper, no_random, partial
 from fastattn.detr.attention import DetrAttention
+import fastattn.detr.maps  # the maps are methods of `DetrAttention`
 from fastattn.data.demo import demo_dls
 from fastattn.models.learners import demo_detr_learner, demo_learner
 from fastattn.detr.boxes import DetectionScore, box_hits, box_labels, detected

@@ -4,7 +4,7 @@ import argparse, contextlib, fnmatch, io, json, time, warnings
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastattn.all import *
 from fastattn.core.hooks import *
-from fastattn.core.layers import main_tensor
+from fastattn.core.grids import main_tensor
 from common import here, write
 
 # Height and width of a place's centre, as shares of the image: off the middle and off the diagonals, so that

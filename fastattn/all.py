@@ -16,12 +16,13 @@ from .data.imagenet import imagenet_lite0
 from .attention.trace import AttentionTrace
 from .attention.plots import plot_heads, plot_layers, plot_patches
 from .detr.attention import DetrAttention
-from .detr import plots  # its plots are methods of `DetrAttention`
+from .detr import maps, plots  # methods of `DetrAttention`
 from .models.soft_attention import SoftAttention
 from .models.unet import DynamicUnet
 from .models.learners import attention_learner, attention_unet_learner, demo_detr_learner, demo_learner
 from .features.filters import plot_features, plot_filters
-from .features.embeddings import embeddings, plot_tsne
+from .features.embeddings import embeddings
+from .features.projection import plot_tsne
 from .features.retrieval import similar_images
 from .features.dreams import visualize_class
 from .metrics.localisation import auc_inside, energy_inside, pointing_game

@@ -12,6 +12,7 @@ from ..image.plotting import *
 from ..image.pictures import *
 from ..image.placement import *
 from ..core.hooks import *
+from ..core.grids import *
 from ..core.layers import *
 from ..core.inputs import *
 

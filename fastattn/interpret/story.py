@@ -13,6 +13,7 @@ from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.placement import *
 from ..core.hooks import *
+from ..core.grids import *
 from ..core.layers import *
 from ..core.registry import *
 from ..core.inputs import *

@@ -8,6 +8,7 @@ __all__ = ['features_grid', 'unet_split', 'attention_learner', 'attention_unet_l
 # %% ../../nbs/models/05_learners.ipynb #f9cbff12
 from fastai.vision.all import *
 from ..core.hooks import *
+from ..core.grids import *
 from ..core.layers import *
 from ..data.demo import *
 from ..detr.boxes import *

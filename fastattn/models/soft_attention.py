@@ -10,7 +10,7 @@ __all__ = ['mask_forms', 'Mask', 'SpatialMask', 'ChannelMask', 'ElementMask', 'D
 from fastai.vision.all import *
 from ..checks import *
 from ..core.hooks import *
-from ..core.layers import *
+from ..core.grids import *
 from ..core.pipeline import *
 
 # %% ../../nbs/models/01_soft_attention.ipynb #14c8b9b8
