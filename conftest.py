@@ -17,6 +17,12 @@ def pytest_collect_file(file_path, parent):
     if file_path.suffix != '.ipynb' or file_path.name[0] in '_.' or '.ipynb_checkpoints' in file_path.parts: return
     return NotebookFile.from_parent(parent, path=file_path)
 
+def _classes():
+    "The classes that `@patch` adds methods to: this library's, and fastai's `Learner`"
+    from fastai.learner import Learner
+    modules = [m for n,m in list(sys.modules.items()) if n.split('.')[0]=='fastattn']
+    return {Learner, *(c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__.startswith('fastattn'))}
+
 class NotebookFile(pytest.File):
     def collect(self): yield NotebookItem.from_parent(self, name=self.path.stem)
 
@@ -29,11 +35,15 @@ class NotebookItem(pytest.Item):
         if str2bool(fm.get('slow', False)) and not self.config.getoption('slow'): pytest.skip('slow: run with --slow')
 
     def runtest(self):
-        import fastattn.all  # what a notebook defines again must not stay in the library's registry
+        import fastattn.all # what a notebook defines again must stay neither in the library's registry nor on its classes
         from fastattn.core.registry import explainers
-        registered = dict(explainers)
+        registered,patched = dict(explainers),{c: dict(vars(c)) for c in _classes()}
         try: self._runtest()
-        finally: explainers.clear(); explainers.update(registered)
+        finally:
+            explainers.clear(); explainers.update(registered)
+            for c,own in patched.items():
+                for k in [k for k,v in vars(c).items() if k not in own]: delattr(c, k)
+                for k in [k for k,v in own.items() if vars(c).get(k) is not v]: setattr(c, k, own[k])
 
     def _runtest(self):
         from nbdev.config import get_config

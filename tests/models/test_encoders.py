@@ -16,6 +16,7 @@ table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeeze
          'edgenext_xx_small':3}
 sizes = [(64,64), (96,160), (224,224)]
 heavy = densenet121,vgg11_bn,squeezenet1_0 # ten seconds and more but at the smallest size
+large = resnet18,'convnext_atto','swin_tiny_patch4_window7_224' # one of each kind at 224 pixels, the others by hand
 name = lambda o: o if isinstance(o, str) else f'fastai {o.__name__}' if callable(o) else 'x'.join(map(str, o))
 
 def loaders(size, bs):
@@ -28,7 +29,8 @@ def loaders(size, bs):
 @pytest.mark.parametrize('size', sizes, ids=name)
 @pytest.mark.parametrize('arch', table, ids=name)
 def test_encoder(arch, size, tmp_path, request):
-    if arch in heavy and size!=sizes[0] and not request.config.getoption('slow'): pytest.skip('slow: run with --slow')
+    slow = arch in heavy and size!=sizes[0] or arch not in large and size==sizes[2]
+    if slow and not request.config.getoption('slow'): pytest.skip('slow: run with --slow')
     bs = 2 if size[0]<200 else 1
     learn = attention_unet_learner(loaders(size, bs), arch, pretrained=False, n_out=2,
                                    loss_func=CrossEntropyLossFlat(axis=1))
