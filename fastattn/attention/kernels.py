@@ -73,9 +73,10 @@ ModuleRun = namedtuple('ModuleRun', 'name id module args kwargs') # one run of a
 class KernelCalls:
     "Makes the calls that `Intercept` sees, and hands queries and keys, or weights, to `_add`, which subclasses define"
     def __init__(self,
-        grad:bool=False # Keep the graph, for gradients of the weights?
+        grad:bool=False, # Keep the graph, for gradients of the weights?
+        values:bool=False # Keep the values?
     ):
-        self.grad = grad
+        self.grad,self.values = grad,values
         self._reset()
 
     def _reset(self):
@@ -101,7 +102,8 @@ class KernelCalls:
     def _kept(self, q, k, v, out, p, **kwargs):
         "The tensors that a call keeps; `p` is the dropout probability"
         # copies: views of a joint projection would keep the values alive
-        if not self.grad: return dict(q=q.detach().clone(), k=k.detach().clone(), **kwargs)
+        kept = dict(v=v.detach().clone()) if self.values else {}
+        if not self.grad: return dict(q=q.detach().clone(), k=k.detach().clone(), **kept, **kwargs)
         if p>0:
             raise RuntimeError("Attention dropout is on, so the gradients of the weights cannot be computed from the "
                                "output: call `model.eval()`, or leave out `grad=True`.")

@@ -23,9 +23,10 @@ class AttentionTrace(KernelCalls, Mapping):
         *patterns:str, # Globs on `named_modules()`: modules that attend, or that contain them; none means all
         heads:str='all', # `'all'`, or `'mean'` over heads: `(bs,1,q,k)`
         rows=None, # Queries: an index, a slice or a list of indices; None is all
-        grad:bool=False # Keep the graph, so that `grads(score)` gives the gradients of the weights?
+        grad:bool=False, # Keep the graph, so that `grads(score)` gives the gradients of the weights?
+        values:bool=False # Keep the values, as `v` of each `AttentionCall`?
     ):
-        super().__init__(grad)
+        super().__init__(grad, values)
         one_of(('all','mean'), heads=heads)
         _check_rows(rows)
         if '' in patterns: patterns = () # the model itself contains every module that attends

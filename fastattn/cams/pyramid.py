@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
 from ..core.layers import *
+from ..core.sampling import *
 from ..core.pipeline import *
 from .gradient import *
 
@@ -30,15 +31,19 @@ def _has_stages(model, x):
 # %% ../../nbs/cams/03_pyramid.ipynb #ec564ec3
 @explainer(grad=True, fits=_has_stages, pick=_pick_layers)
 def pyramidcam(p,
-    finer:int=1 # How many stages before the last layer are read: of several the geometric mean is taken, 0 is Grad-CAM
+    finer:int=1 # How many stages before the last layer are read; 0 is Grad-CAM
 ):
     "Grad-CAM (Selvaraju et al. 2017, eq. 1-2) at the last layer times element-wise Grad-CAM one stage before"
     _checked(finer)
-    acts,grads = p.acts,p.grads()
-    size = max((a.shape[2:] for a in acts), key=lambda s: s[0]*s[1])
-    coarse = scale_maps(resize_maps(weighted_sum(grads[-1].mean((2,3)), acts[-1]).relu(), size))
-    fine = [scale_maps(resize_maps((a*g).relu().sum(1), size)) for a,g in zip(acts[:-1], grads[:-1])]
-    if not fine: return coarse
-    fine = torch.stack(fine).prod(0)**(1/len(fine))
-    found = fine.flatten(1).amax(1)[:,None,None]>0 # an empty map of the finer stages does not make the product empty
-    return coarse*torch.where(found, fine, torch.ones_like(fine))
+    i = max(range(len(p.layers)), key=lambda i: p.grids[i].h*p.grids[i].w) # the layer with the finest grid
+    size,hw,shifts = (p.grids[i].h,p.grids[i].w),p.x.shape[2:],p.shifts
+    def _laid(m, k): # a map of layer `k` on the finest grid
+        return scale_maps(resize_maps(m.relu(), size, shift=[(a-b)/n for a,b,n in zip(shifts[k], shifts[i], hw)]))
+    *fine,(a,g) = zip(p.acts, p.grads())
+    res = _laid(weighted_sum(g.mean((2,3)), a), -1)
+    for k,(a,g) in enumerate(fine):
+        phases = gradient_phases(p.model, p.x, p.layers[k], p.grids[k], p.grids[-1])
+        m = _laid((a*spread_gradient(g, phases)).relu().sum(1), k)
+        # an empty map of a finer stage does not make the product empty
+        res = res*torch.where(m.flatten(1).amax(1)[:,None,None]>0, m, torch.ones_like(m))
+    return res

@@ -99,13 +99,19 @@ def replace(self:Heatmap,
 def resize_maps(
     maps:Tensor, # `(bs,h,w)` or `(bs,c,h,w)`
     size, # Height and width in pixels
-    antialias:bool=False # Smooth what is made smaller?
-)->Tensor: # With as many dimensions as `maps`; `maps` itself where it has that size already
-    "Resize maps or images bilinearly between the centres of cells"
+    antialias:bool=False, # Smooth what is made smaller?
+    shift:tuple=(0,0) # How far maps are moved down and to the right, as shares of their height and width
+)->Tensor: # With as many dimensions as `maps`; `maps` itself where it has that size already and is not moved
+    "Resize maps or images bilinearly between the centres of cells; where they are moved in, their border is repeated"
     size = tuple(size)
-    if tuple(maps.shape[-2:])==size: return maps
+    if tuple(maps.shape[-2:])==size and not any(shift): return maps
     t = maps if maps.ndim==4 else maps[:,None]
-    t = F.interpolate(t, size=size, mode='bilinear', align_corners=False, antialias=antialias)
+    if any(shift):
+        dy,dx = shift
+        theta = tensor([[1,0,-2*dx],[0,1,-2*dy]]).to(t).expand(len(t),2,3)
+        grid = F.affine_grid(theta, (len(t),1,*size), align_corners=False)
+        t = F.grid_sample(t, grid, padding_mode='border', align_corners=False)
+    else: t = F.interpolate(t, size=size, mode='bilinear', align_corners=False, antialias=antialias)
     return t if maps.ndim==4 else t[:,0]
 
 # %% ../../nbs/image/03_heatmap.ipynb #536168f7
