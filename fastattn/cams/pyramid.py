@@ -43,7 +43,7 @@ def pyramidcam(p,
     res = _laid(weighted_sum(g.mean((2,3)), a), -1)
     for k,(a,g) in enumerate(fine):
         phases = gradient_phases(p.model, p.x, p.layers[k], p.grids[k], p.grids[-1])
-        m = _laid((a*spread_gradient(g, phases)).relu().sum(1), k)
+        m = _laid(even_products(a, g, phases), k)
         # an empty map of a finer stage does not make the product empty
         res = res*torch.where(m.flatten(1).amax(1)[:,None,None]>0, m, torch.ones_like(m))
     return res

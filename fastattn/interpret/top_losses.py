@@ -10,10 +10,11 @@ from fastai.vision.all import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..core.hooks import *
+from ..core.confidence import *
 from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
-import dataclasses,textwrap
+import dataclasses,textwrap,warnings
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #f3bbb5af
 def item_name(
@@ -82,7 +83,8 @@ def _join(hs):
     target = hs[0].target
     if isinstance(target, (list,L)): target = L(t for h in hs for t in h.target)
     maps = torch.cat([h.as_subclass(Tensor) for h in hs])
-    return hs[0].replace(maps, raw=torch.cat([h.raw for h in hs]), target=target)
+    notes = {k:torch.cat([h.notes[k] for h in hs]) for k in hs[0].notes}
+    return hs[0].replace(maps, raw=torch.cat([h.raw for h in hs]), target=target, notes=notes)
 
 @patch
 def heatmaps(self:HeatmapMixin,
@@ -99,7 +101,9 @@ def heatmaps(self:HeatmapMixin,
         def _explain(i, b):
             t = self._batch_target(target, b, i*dl.bs)
             return explain(self.learn, b[0], method, target=t, layer=layer, **kwargs).cpu()
-        return _join([_explain(i, b) for i,b in enumerate(dl)])
+        with warnings.catch_warnings(): # the titles say it
+            warnings.filterwarnings('ignore', 'The model sees almost nothing')
+            return _join([_explain(i, b) for i,b in enumerate(dl)])
 
 @patch
 def _items(self:HeatmapMixin, idxs): return getattr(self.dl.items, 'iloc', L(self.dl.items))[idxs]
@@ -196,6 +200,11 @@ def _draw_map(ax, h, img, alpha, cmap, thresh):
     if thresh is not None and h.raw.numel()<thresh: ax.imshow(to_picture(img))
     else: h.show(ax, img, alpha, None if h.signed else cmap)
 
+def _faint_text(h, j, classes):
+    "A word for the title of map `j`, where the model hardly sees what it is about"
+    p = h.notes.get('probability') if h.notes and explainers[h.method].by_class else None
+    return 'a class it hardly sees' if p is not None and negligible(p[j], classes) else ''
+
 def _draw_points(ax, actual, pred):
     for pts,c,marker in ((actual,'sky','o'),(pred,'orange','x')):
         ax.scatter(*pts.view(-1,2).T.tolist(), s=18, c=okabe_ito[c], marker=marker)
@@ -241,7 +250,9 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
             _draw_map(ax, h[j], img, alpha, cmap, thresh)
             if isinstance(y, TensorPoint): _draw_points(ax, actual, pred)
             by_class = is_mask and h.target is not None and explainers[h.method].by_class
-            if row.size>1: ax.set_title(f'{c.title} {h.target[j]}' if by_class else c.title, fontsize=9)
+            above = [f'{c.title} {h.target[j]}' if by_class else c.title] if row.size>1 else []
+            if isinstance(y, TensorCategory): above.append(_faint_text(h, j, preds.shape[-1]))
+            ax.set_title('\n'.join(o for o in above if o), fontsize=9)
         if not text: continue
         loss,probs = losses[j].float().mean().item(),preds[j] if isinstance(preds, Tensor) else None
         if is_mask: title = f'loss {loss:.3f}   {name}'

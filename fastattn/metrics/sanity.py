@@ -109,11 +109,13 @@ def sanity_check(
     target=None, # See `explain`; None is the class that the whole network predicts
     stages:int=6, # How often maps are made: the first time with the last layer random, the last time with all
     limit:float=.7, # A method passes where its mean correlation is below this
+    still:float=.9, # And where its maps with a random classifier, the first stage, correlate less than this
     seed:int=0, # Seed of the new parameters
     prep=None # For pictures and a bare model: see `explain`
-)->pd.DataFrame: # A row for each method: correlation after each stage, their `mean`, and whether it `passes`
+)->pd.DataFrame: # A row for each method: correlation after each stage, their `mean`, `reads_classifier`, and `passes`
     """Cascading randomisation (Adebayo et al. 2018, section 3.1): rank correlation of the maps of the trained network
-    with those after each stage, named by the last layer randomised. The mean is over all stages but the last.
+    with those after each stage, named by the last layer randomised. The mean is over all stages but the last. The
+    first stage, with the classifier alone random, is also judged by itself: maps that stay depend on features only.
     Raises `ValueError` where no method or picture is given, or fewer than two layers or stages"""
     model,learner = model_of(learn)
     if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
@@ -133,5 +135,6 @@ def sanity_check(
                 res[names[end-1]] = {m:rank_correlation(trained[m], now[m]).mean().item() for m in methods}
     df = pd.DataFrame(res)
     df['mean'] = df.iloc[:,:-1].mean(axis=1)
-    df['passes'] = df['mean']<limit
+    df['reads_classifier'] = df.iloc[:,0]<still
+    df['passes'] = (df['mean']<limit)&df['reads_classifier']
     return df
