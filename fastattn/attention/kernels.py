@@ -76,7 +76,7 @@ class KernelCalls:
         grad:bool=False, # Keep the graph, for gradients of the weights?
         values:bool=False # Keep the values?
     ):
-        self.grad,self.values = grad,values
+        self.grad,self.keep_values = grad,values # `values` is a method of mappings
         self._reset()
 
     def _reset(self):
@@ -102,7 +102,7 @@ class KernelCalls:
     def _kept(self, q, k, v, out, p, **kwargs):
         "The tensors that a call keeps; `p` is the dropout probability"
         # copies: views of a joint projection would keep the values alive
-        kept = dict(v=v.detach().clone()) if self.values else {}
+        kept = dict(v=v.detach().clone()) if self.keep_values else {}
         if not self.grad: return dict(q=q.detach().clone(), k=k.detach().clone(), **kept, **kwargs)
         if p>0:
             raise RuntimeError("Attention dropout is on, so the gradients of the weights cannot be computed from the "

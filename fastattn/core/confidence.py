@@ -46,8 +46,8 @@ def negligible(
     probability:Tensor, # Of the target
     classes:int # Number of classes
 )->Tensor: # True where the model does not see the target
-    "Is the probability so low that the model might as well not know the target: below 1 % and below an even guess?"
-    return probability<min(.01, 1/max(classes, 2))
+    "Is the probability so low that the model hardly sees the target: below 1 %, and a tenth of an even guess?"
+    return probability<min(.01, .1/max(classes, 1))
 
 # %% ../../nbs/core/06_confidence.ipynb #6467e003
 _heads = {'fc','head','heads','classifier','last_linear'}

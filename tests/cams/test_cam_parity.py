@@ -185,4 +185,4 @@ def test_layercams_fusion(nets):
     size = maps[0].shape[-2:]
     up = [F.interpolate(m[:,None], size=size, mode='bilinear', align_corners=False)[:,0] for m in maps]
     ref = tc.LayerCAM.fuse_cams([m/m.amax((1,2), keepdim=True) for m in up])
-    close(explain(model, x, 'layercam', layer=layers, fuse='max').raw, ref, 'layercam', 'fusion')
+    close(explain(model, x, 'layercam', layer=layers, fuse='max', place='even').raw, ref, 'layercam', 'fusion')

@@ -132,7 +132,7 @@ def test_wrapped(name):
 def test_views(name):
     "Noise, mirrors and enlargement are options of every method, and neighbours do not matter to them"
     m,x = case(name)
-    def ask(x, **kw): return explain(m, x, name, **kw)
+    def ask(x, **kw): return explain(m, x, name, place='even', **kw)
     h = ask(x, smooth=1, tta=True)
     close(ask(x[1:2], smooth=1, tta=True).raw, h.raw[1:2])
     plain,mirror = (ask(x, target=1 if explainers[name].by_class else None),
