@@ -37,7 +37,7 @@ def measured(
     kind:str, # What is measured
     name:str, # The layer it is measured at
     x:Tensor, # A batch `(bs,c,h,w)`; only its shape, type and device matter
-    find, # Function `(model, noise, name)`
+    find, # Function `(model, noise, name)`, which leaves the model as it was
     n:int=2, # Number of noise images
     sizes=(None,) # Heights and widths to try in turn; None is that of `x`
 ): # What `find` returned; None where the model does not run on noise, or no gradient leads through it
@@ -46,7 +46,7 @@ def measured(
         for size in sizes:
             noise = noise_images(x.detach().as_subclass(Tensor), n, size)
             try:
-                with asking(model, grad=None): res = find(model, noise, name)
+                res = find(model, noise, name)
                 if torch.isfinite(res).all(): return res
             except (RuntimeError,ValueError,TypeError,IndexError,NotImplementedError,AssertionError): pass
     return facts.about(model, kind, (name, tuple(x.shape[1:]), x.dtype, _state(model)), _find)
@@ -120,16 +120,13 @@ def _middle(n): return slice(int(n/4+.499), n-int(n/4+.499)) # about half of `n`
 
 def _centres(model, noise, name, grid):
     "Where the middle cells look in each image, `(n,2)` pixels below and to the right of its centre"
-    kept,noise = [],noise.clone().requires_grad_()
-    hook = model.get_submodule(name).register_forward_hook(lambda m, args, out: kept.append(main_tensor(out)))
-    try:
-        with torch.enable_grad():
-            model(noise)
-            f = grid.read(kept[-1]).float()
-            mid = f[:,:,_middle(f.shape[2]),_middle(f.shape[3])]
-            signs = torch.randint(0, 2, mid.shape, generator=torch.Generator().manual_seed(0)).to(mid)*2-1
-            g, = torch.autograd.grad((mid*signs).sum(), noise)
-    finally: hook.remove()
+    noise = noise.clone().requires_grad_()
+    with asking(model, grad=True), Trace(model, name, take=main_tensor) as t:
+        model(noise)
+        f = grid.read(t[name][-1] if isinstance(t[name], list) else t[name]).float()
+        mid = f[:,:,_middle(f.shape[2]),_middle(f.shape[3])]
+        signs = torch.randint(0, 2, mid.shape, generator=torch.Generator().manual_seed(0)).to(mid)*2-1
+        g, = torch.autograd.grad((mid*signs).sum(), noise)
     mass = g.float().square().sum(1)
     def _centre(m): return (m*(torch.arange(m.shape[1], device=m.device)+.5-m.shape[1]/2)).sum(1)/m.sum(1)
     return torch.stack([_centre(mass.sum(2)),_centre(mass.sum(1))], 1)

@@ -83,7 +83,7 @@ def _join(hs):
     target = hs[0].target
     if isinstance(target, (list,L)): target = L(t for h in hs for t in h.target)
     maps = torch.cat([h.as_subclass(Tensor) for h in hs])
-    notes = {k:torch.cat([h.notes[k] for h in hs]) for k in hs[0].notes}
+    notes = {k:torch.cat([h.notes[k] for h in hs]) for k in hs[0].notes or ()}
     return hs[0].replace(maps, raw=torch.cat([h.raw for h in hs]), target=target, notes=notes)
 
 @patch

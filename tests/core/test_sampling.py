@@ -1,4 +1,4 @@
-"The default map is no lattice, on the field's networks; maps lie where cells look"
+"The default map is no lattice, on the field's networks"
 import pytest, timm, torch
 from fastattn.all import *
 
