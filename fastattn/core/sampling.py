@@ -82,14 +82,15 @@ def spread_gradient(
 
 # %% ../../nbs/core/04_sampling.ipynb #5d9dc56a
 def _phases(model, noise, name, grid, period):
-    "Phases of features times gradients, for a weighted sum of all outputs: as they are, and after spreading"
+    "Phases of features times gradients, for the strongest output: as they are, and after spreading"
     out,outs = with_graph(model, noise, [name])
-    g, = grads_of_output(out, [outs[name]])
+    with torch.enable_grad(): strongest = out.flatten(1).amax(1).sum() # a sum of all would average their gradients
+    g, = torch.autograd.grad(strongest, outs[name])
     a,g = grid.read(outs[name].detach()).float(),grid.read(g).float()
     before = phase_means((a*g).relu().sum(1), period)
     return torch.stack([before,phase_means((a*spread_gradient(g, before)).relu().sum(1), period)])
 
-uneven = 1.25 # a phase that is so many times stronger or weaker than the mean of all
+uneven = 1.2 # a phase that is so many times stronger or weaker than the mean: with a stride of 2, a share of .30
 
 def gradient_phases(
     model:nn.Module, # Any model
