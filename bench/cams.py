@@ -12,25 +12,25 @@ from common import in_child, pairs, peak_mb, write
 warnings.filterwarnings('ignore')
 
 def grad_cam(name, **kw):
-    def f(model, x, layer):
+    def f(model, x, layer, classes=None):
         import pytorch_grad_cam as gc
         from pytorch_grad_cam.fullgrad_cam import FullGrad
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget as Target
         cls = FullGrad if name=='FullGrad' else getattr(gc, name)
         with contextlib.redirect_stderr(io.StringIO()), cls(
             model=model, target_layers=[] if name=='FullGrad' else [model.get_submodule(layer)], **kw) as c:
-            return c(input_tensor=x, targets=[Target(1)]*len(x))
+            return c(input_tensor=x, targets=[Target(c) for c in classes or [1]*len(x)])
     return f
 
 def torchcam(name, **kw):
-    def f(model, x, layer):
+    def f(model, x, layer, classes=None):
         import torchcam.methods as tc
         cls = getattr(tc, name)
         with cls(model, layer, **kw) as c:
             if issubclass(cls, tc.ScoreCAM) or name=='CAM':
                 with torch.inference_mode(): out = model(x)
             else: out = model(x)
-            return c([1]*len(x), out)
+            return c(classes or [1]*len(x), out)
     return f
 
 def captum(name, **kw):

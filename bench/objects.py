@@ -184,6 +184,44 @@ def composites(n=240, seed=0, size=224, tries=100):
                 break
     return ims,torch.stack(masks),classes
 
+def _apart(a, b, rng, size):
+    "Two objects of which neither covers the other: the picture, and the mask of each"
+    im,on = _backdrop(rng, size, outlines[a][0]),[]
+    for name in (a,b):
+        piece,cover = _sized(name, rng.uniform(.35,.5)*size, rng.random()<.5, .6*size)
+        at = tuple(rng.randint(0, size-s) for s in piece.size)
+        im.paste(piece, at, cover)
+        m = Image.new('L', (size,size))
+        m.paste(cover, at)
+        on.append(np.array(m)>=128)
+    return None if (on[0]&on[1]).any() else (im,*on)
+
+def pairs_of_objects(n=100, seed=0, size=224, tries=12):
+    """Pictures of two objects that Lite0 both sees (at more than .02), two masks `(n,size,size)`, and a list of the two
+    classes of each; `n` at most"""
+    names = [o for o in outlines if asked(o)[1]>.12]
+    twos = [(a,b) for i,a in enumerate(names) for b in names[i+1:]
+            if outlines[a][0]!=outlines[b][0] and asked(a)[0]!=asked(b)[0]]
+    ims,first,second,classes = [],[],[],[]
+    for i in range(4*n):
+        a,b = twos[i%len(twos)]
+        rng = random.Random(f'two-{seed}-{i}')
+        for _ in range(tries):
+            if (o := _apart(a, b, rng, size)) is None: continue
+            with torch.no_grad(): p = network()(normed(o[:1]))[0].softmax(0)
+            both = [asked(k)[0] for k in (a,b)]
+            if p[both].min()>.02:
+                for l,v in zip((ims,first,second,classes), (o[0],torch.tensor(o[1]),torch.tensor(o[2]),both)): l.append(v)
+                break
+        if len(ims)==n: break
+    return ims,torch.stack(first),torch.stack(second),classes
+
+def equal_area_iou(maps, masks):
+    "Intersection over union of each mask with the strongest places of its map, as many as the mask has"
+    on,n = masks.flatten(1).float(),masks.flatten(1).sum(1)
+    hits = on.gather(1, maps.flatten(1).argsort(dim=1, descending=True, stable=True)).cumsum(1).gather(1, n[:,None]-1)[:,0]
+    return hits/(2*n-hits)
+
 def ranked(maps, masks, side=56):
     "Mean average precision of the places of a grid: it asks for their order alone, and no power of a map changes it"
     f = lambda t: torch.nn.functional.adaptive_avg_pool2d(t[:,None].float(), side).flatten(1)

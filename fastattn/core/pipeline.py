@@ -53,9 +53,21 @@ def _mirrored_back(m, shift):
     "A map of mirrored images, mirrored; its cells look to the other side"
     return resize_maps(m.flip(-1), m.shape[-2:], shift=(0,-2*shift[1]))
 
-def _over_views(e, p, smooth, tta, enlarge, kwargs):
+def _whole(e, p, raw):
+    "Maps of the method `e`, shared among places whose features are alike, less their median"
+    def _one(m):
+        f = next((a for a,g in zip(p.acts, p.grids) if (g.h,g.w)==tuple(m.shape[-2:]) and a.shape[1]>1), None)
+        if f is None:
+            raise ValueError(f"`whole` needs a layer's features in the grid of the map, and {e.name!r} reads none "
+                             "here; leave it out, or take a method such as 'gradcam'.")
+        m = share_alike(m.detach().float().relu(), f)
+        return (m-m.flatten(1).median(1)[0][:,None,None]).relu()
+    return _one(raw) if isinstance(raw, Tensor) else [_one(m) for m in raw]
+
+def _over_views(e, p, smooth, tta, enlarge, whole, kwargs):
     "The maps of the method `e`, or their mean over noisy, mirrored and enlarged views; and the shift of each grid"
-    if not smooth and not tta and enlarge==1: return e(p, **kwargs),_shares(p)
+    def _maps(q): return _whole(e, q, e(q, **kwargs)) if whole else e(q, **kwargs)
+    if not smooth and not tta and enlarge==1: return _maps(p),_shares(p)
     sums,notes,n = None,defaultdict(list),max(smooth, 1)*(1+bool(tta))
     shifts = _shares(p if enlarge==1 else _enlarged(p, enlarge))
     with Bar(n) as bar:
@@ -63,7 +75,7 @@ def _over_views(e, p, smooth, tta, enlarge, kwargs):
             if enlarge!=1: view = _enlarged(view, enlarge)
             for mirrored in (False,True)[:1+bool(tta)]:
                 q = view.at(view.x.flip(-1), mirrored=True) if mirrored else view
-                maps = L(e(q, **kwargs)).map(lambda m: m.detach().float()/n)
+                maps = L(_maps(q)).map(lambda m: m.detach().float()/n)
                 if mirrored: maps = [_mirrored_back(m, shifts.get(tuple(m.shape[-2:]), (0,0))) for m in maps]
                 sums = maps if sums is None else [a+b for a,b in zip(sums, maps)]
                 for k,v in q.notes.items(): notes[k].append(v)
@@ -94,7 +106,8 @@ def _ask(model, learner, x, method, target, layer, size, **kwargs):
         facts.forget(model)
         return _answer(model, learner, x, method, target, layer, size, **kwargs)
 
-def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1), place='even', **kwargs):
+def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1,False), place='even',
+            **kwargs):
     e = pick_method(method, model, target is not None, x, target)
     if target is None and (learner is None or class_names(learner) is None) and has_no_classes(model):
         target = EmbeddingSize()
@@ -185,6 +198,7 @@ def explain(
     smooth:int=0, # Number of noisy copies of each image to average over (SmoothGrad, Smilkov et al. 2017, eq. 1)
     tta:bool=False, # Average over each image and its mirror image?
     enlarge:float=1, # Factor by which images are enlarged, for finer maps; the class is predicted at the original size
+    whole:bool=False, # Share maps among places with features alike, to cover the whole object?
     place:str='measured', # Draw cells where they look in the image, if that is measurably elsewhere, or `'even'`ly?
     prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
     **kwargs # Options of the method
@@ -206,8 +220,9 @@ def explain(
     one_of(fusions, fuse=fuse)
     one_of(('measured','even'), place=place)
     check_flag(tta=tta)
+    check_flag(whole=whole)
     _check_views(smooth, enlarge)
-    views = smooth,tta,enlarge
+    views = smooth,tta,enlarge,whole
     ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, views=views,
                   place=place, **kwargs)
     with asking(model, learner, grad=None):

@@ -144,6 +144,10 @@ def grads(self:Probe,
     self._run()
     if not self.grad: raise RuntimeError("This explainer asks for gradients but was registered without `grad=True`.")
     self._check_graph()
+    return self.memo('grads', self._grads_of_layers)
+
+@patch
+def _grads_of_layers(self:Probe):
     # images do not depend on each other, so the gradient of the sum of their scores holds the gradient of each
     gs = torch.autograd.grad(self._score.sum(), self._outs, retain_graph=True, allow_unused=True)
     return [grid.read(torch.zeros_like(o) if g is None else g).float() for g,o,grid in zip(gs, self._outs, self.grids)]
