@@ -24,8 +24,8 @@ ours = {'default':('auto',{}), 'pyramidcam, finer=1':('pyramidcam',dict(finer=1)
         'pyramidcam, finer=0':('pyramidcam',dict(finer=0)), "default, place='even'":('auto',dict(place='even')),
         'default, whole=True':('auto',dict(whole=True)),
         **{m:(m,{}) for m in ('gradcam','layercam','gradcam_plus_plus','eigencam','fullgrad')}}
-peers = {**{f'grad-cam {n}':cams.grad_cam(n) for n in ('GradCAM','LayerCAM','GradCAMPlusPlus','EigenCAM','FullGrad')},
-         **{f'torchcam {n}':cams.torchcam(n) for n in ('GradCAM','LayerCAM','GradCAMpp')}}
+peers = {**{f'grad-cam {n}':cams.grad_cam(n) for n in ('GradCAM','GradCAMPlusPlus','EigenCAM')},
+         **{f'torchcam {n}':cams.torchcam(n) for n in ('GradCAM','LayerCAM')}}
 
 def drawn(learn, x, classes, name, bs=16):
     "Maps `(n,h,w)` of one of ours or of a peer, all at the last layer"
@@ -62,7 +62,7 @@ def shapes(which, n):
     x = learn.dls.test_dl(items, bs=len(items)).one_batch()[0].as_subclass(Tensor)
     masks,cl = demo_masks(items).as_subclass(Tensor),[learn.dls.vocab.o2i[o.parent.name] for o in items]
     two = []
-    for i in range(len(x)//2):
+    for i in range(len(x)//3):
         j = next((j for j in range(i+1, len(x)) if cl[i]!=cl[j] and not (masks[i]&masks[j]).any() and (7*i+j)%5==0), None)
         if j is not None: two.append((torch.where(masks[j], x[j], x[i]),masks[i],masks[j],[cl[i],cl[j]]))
     tx,a,b,both = zip(*two)
@@ -167,9 +167,9 @@ def cost(n):
 if __name__=='__main__':
     p = argparse.ArgumentParser()
     p.add_argument('part', choices=['table','phases','cost','memory']); p.add_argument('which', nargs='*')
-    p.add_argument('-n', type=int, default=240); p.add_argument('--seed', default='kept aside')
-    p.add_argument('--few', type=int, default=48, help='images for insertion and deletion, which take a pass a step')
-    p.add_argument('--steps', type=int, default=14); p.add_argument('--pairs', type=int, default=9)
+    p.add_argument('-n', type=int, default=210); p.add_argument('--seed', default='kept aside')
+    p.add_argument('--few', type=int, default=32, help='images for insertion and deletion, which take a pass a step')
+    p.add_argument('--steps', type=int, default=10); p.add_argument('--pairs', type=int, default=9)
     a = p.parse_args()
     if a.part=='memory': print(json.dumps(memory(a.which[0]))); sys.exit()
     if a.part=='table':
