@@ -10,6 +10,19 @@ import pytest
 
 class NotebookFailed(Exception): pass
 
+# Seconds of what takes longest, first of all of what trains a network that others wait for or load: two processes are
+# busy to the end if the longest go first. Whatever is not here counts as short.
+longest = {
+    'nbs/features/06_dreams.ipynb':400, 'tests/models/test_encoders.py':300, 'nbs/callback/02_recorder.ipynb':70,
+    'tests/cli/test_train.py':290, 'nbs/detr/09_plots.ipynb':280, 'nbs/models/05_learners.ipynb':95,
+    'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75, 'nbs/index.ipynb':60,
+    'tests/cams/test_cam_parity.py':50, 'nbs/cams/06_cams.ipynb':50, 'nbs/interpret/04_interpretation.ipynb':45,
+    'nbs/metrics/03_sanity.ipynb':45, 'nbs/cli/03_train.ipynb':40, 'nbs/features/03_projection.ipynb':37,
+    'nbs/tutorials/vit_large.ipynb':36, 'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25}
+
+def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda o: -longest.get(o.nodeid.split('::')[0], 0)) # those of one file stay together
+
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='also run the cells and notebooks flagged `slow`')
 
