@@ -1,16 +1,16 @@
 """The default map, `pyramidcam`, on the networks that people train: is it right, is it even, and what does it cost?
 
-`python bench/default_map.py table lite0 mobilenetv2 resnet18 resnet50d`: our maps, and those of grad-cam and torchcam, at
-objects kept aside. EfficientNet-Lite0 and MobileNetV2 (ImageNet) see photographed objects among clutter
+`python bench/default_map.py table lite0 mobilenetv2 resnet18 resnet50d`: our maps, and those of grad-cam and torchcam,
+at objects kept aside. EfficientNet-Lite0 and MobileNetV2 (ImageNet) see photographed objects among clutter
 (`bench/objects.py`); a resnet18 and a resnet50d, trained from scratch for some epochs, see the demo set at 128 px.
 The variants of the method were chosen on other scenes than these.
 `... phases`: how evenly its maps lie on the four phases of the grid. `... cost`: time and memory on a resnet50.
-`... pictures`: the top losses of the resnet18. `pip install fastattn[bench]`; `phases` also needs `onnx onnx2torch`.
+`... pictures top.png`: the top losses of the resnet18. `... dinov2`: a backbone without classes.
+`pip install fastattn[bench]`; `phases` also needs `onnx onnx2torch`, and `dinov2` `onnx`.
 """
 import argparse, json, sys, time, warnings
 import timm, torch, torchvision
 from fastai.vision.all import *
-from fastattn.all import *
 from fastattn.image.heatmap import resize_maps
 from fastattn.core.layers import candidates
 from fastattn.core.hooks import evaluating
@@ -18,6 +18,7 @@ from fastattn.core.sampling import *
 import cams, objects
 from common import here, in_child, pairs, peak_mb, write
 from networks import *
+from fastattn.all import * # after all that brings fastai's classes
 warnings.filterwarnings('ignore')
 
 ours = {'default':('auto',{}), 'pyramidcam, finer=1':('pyramidcam',dict(finer=1)),
@@ -41,12 +42,17 @@ def drawn(learn, x, classes, name, bs=16):
         res.append(torch.as_tensor(m).as_subclass(Tensor).float())
     return torch.cat(res)
 
+def as_imagenet(x):
+    "From -1..1 to the normalisation of most networks"
+    mean,std = (tensor(o)[:,None,None] for o in imagenet_stats)
+    return ((x+1)/2-mean)/std
+
 def composites(which, n, seed):
     "Scenes of one object and of two, for a network with ImageNet weights"
     net = objects.network() if which=='lite0' else mobilenetv2()
     def _norm(ims):
         x = objects.normed(ims)
-        return x if which=='lite0' else ((x+1)/2-tensor(imagenet_stats[0])[:,None,None])/tensor(imagenet_stats[1])[:,None,None]
+        return x if which=='lite0' else as_imagenet(x)
     ims,masks,classes = objects.composites(n, seed, tries=12)
     x,(tims,*on,both) = _norm(ims),objects.pairs_of_objects(n//3, seed)
     if which!='lite0': # what it does not see at all is no question for it
@@ -63,7 +69,8 @@ def shapes(which, n):
     masks,cl = demo_masks(items).as_subclass(Tensor),[learn.dls.vocab.o2i[o.parent.name] for o in items]
     two = []
     for i in range(len(x)//3):
-        j = next((j for j in range(i+1, len(x)) if cl[i]!=cl[j] and not (masks[i]&masks[j]).any() and (7*i+j)%5==0), None)
+        def _other(j): return cl[i]!=cl[j] and not (masks[i]&masks[j]).any() and (7*i+j)%5==0
+        j = next(filter(_other, range(i+1, len(x))), None)
         if j is not None: two.append((torch.where(masks[j], x[j], x[i]),masks[i],masks[j],[cl[i],cl[j]]))
     tx,a,b,both = zip(*two)
     return learn,(x,masks,cl),(torch.stack(tx),torch.stack(a),torch.stack(b),list(both))
@@ -90,7 +97,9 @@ def table(which, n, seed, few, steps):
     for name in [*ours, *peers]:
         start = time.time()
         try: values[name] = measures(learn, one, two, name, few, steps)
-        except Exception as e: print(f'{name} does not run here: {type(e).__name__} {str(e)[:200]}', flush=True); continue
+        except Exception as e:
+            print(f'{name} does not run here: {type(e).__name__} {str(e)[:200]}', flush=True)
+            continue
         print(f'{time.time()-start:4.0f} s', name, {k:summary(v) for k,v in values[name].items()}, flush=True)
     def _gain(a, b): return {k:summary(values[a][k]-values[b][k]) for k in values[a]}
     model,x = getattr(learn, 'model', learn),one[0][:1]
@@ -138,7 +147,8 @@ def _forward(model, x):
 def memory(way):
     "Extra peak memory in MB of one way, or of a plain forward pass"
     model,x = _resnet50()
-    f = partial(_forward, model, x) if way=='forward' else lambda: explain(model, x, ways[way][0], target=1, **ways[way][1])
+    method,opts = ways.get(way, (None,{}))
+    f = partial(_forward, model, x) if way=='forward' else lambda: explain(model, x, method, target=1, **opts)
     f()
     return peak_mb(f)
 
@@ -164,16 +174,41 @@ def cost(n):
     print(json.dumps(res, indent=1), flush=True)
     return res
 
+def dinov2(n):
+    "What a backbone without classes attends to, on one object alone and on one among others"
+    from dinov2 import dinov2 as network
+    model,res = network(),{}
+    alone,many = objects.alone(n),objects.composites(n, 'kept aside', tries=12)
+    for where,(ims,masks,_) in dict(alone=alone, among_others=many).items():
+        x = as_imagenet(objects.normed(ims))
+        for name,(method,opts) in {'default':('auto',{}), 'relevance':('relevance',{}),
+                                   'attention, last four layers':('attention',dict(layer=[-4,-3,-2,-1]))}.items():
+            m = torch.cat([explain(model, o, method, **opts).as_subclass(Tensor) for o in x.split(8)])
+            fs = dict(pointing=pointing_game(m, masks).float(), iou_at_equal_area=objects.equal_area_iou(m, masks),
+                      average_precision=objects.ranked(m, masks))
+            res[f'{where}: {name}'] = {k:summary(v) for k,v in fs.items()}
+            print(where, name, res[f'{where}: {name}'], flush=True)
+        res[f'{where}: images'] = len(x)
+    return res
+
+def pictures(out):
+    "The nine top losses of the resnet18; run it from another checkout, too, to compare what that draws"
+    learn = trained('resnet18')
+    interp = ClassificationInterpretation.from_learner(learn)
+    interp.plot_top_losses(9, heatmap=True, nrows=3, figsize=(9,9.6)).savefig(out, dpi=60)
+
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('part', choices=['table','phases','cost','memory']); p.add_argument('which', nargs='*')
+    p.add_argument('part', choices=['table','phases','cost','memory','pictures','dinov2']); p.add_argument('which', nargs='*')
     p.add_argument('-n', type=int, default=210); p.add_argument('--seed', default='kept aside')
     p.add_argument('--few', type=int, default=32, help='images for insertion and deletion, which take a pass a step')
     p.add_argument('--steps', type=int, default=10); p.add_argument('--pairs', type=int, default=9)
     a = p.parse_args()
     if a.part=='memory': print(json.dumps(memory(a.which[0]))); sys.exit()
+    if a.part=='pictures': pictures(a.which[0]); sys.exit()
     if a.part=='table':
         for w in a.which:
             write(f'default_map_{w}', what='mean and standard error over the images; deletion: lower is better; gains are '
                   'differences on the same images', seed=a.seed, steps=a.steps, **table(w, a.n, a.seed, a.few, a.steps))
-    else: write(f'default_map_{a.part}', **dict(phases=phases, cost=partial(cost, a.pairs))[a.part]())
+    else: write(f'default_map_{a.part}', 
+               **dict(phases=phases, cost=partial(cost, a.pairs), dinov2=partial(dinov2, 96))[a.part]())

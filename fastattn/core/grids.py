@@ -144,6 +144,8 @@ class Layers(list):
         return [c for c in res if c.channels>1 and 'mask' not in c.name.split('.')] or res
 
 # %% ../../nbs/core/02_grids.ipynb #012aed5c
+def _area(c): return c.grid.h*c.grid.w
+
 @patch
 def auto(self:Layers)->Candidate:
     "The layer that `explain` uses by default; raises `ValueError` if there is none"
@@ -152,14 +154,31 @@ def auto(self:Layers)->Candidate:
         raise ValueError(f"This model has no spatial features to draw a map from: {self._why_none()}. "
                          "Attributions of pixels, such as 'saliency', need none.")
     last = res[-1]
-    if self.out is not None:
-        smallest = min(c.grid.h*c.grid.w for c in res)
-        return [c for c in res if c.grid.h*c.grid.w==smallest][-1]
+    if self.out is not None: return self._decoded(res)
     if self.last_read is not None and not self.detects: return self.last_read
     if not last.grid.is_tokens or not self.attns: return last
     # no gradient tells which tokens are read: take the input of the last attention (later only a CLS token may count)
     tokens = [c for c in res if c.grid==last.grid and c.channels==last.channels and c.end<=self.attns[-1]]
     return tokens[-1] if tokens else last
+
+@patch
+def _decoded(self:Layers, items):
+    "Of a segmentation, the end of the decoder's first stage; the coarsest layer if that has the output's size"
+    deep = [c for c in items if _area(c)==min(map(_area, items))][-1]
+    after = [c for c in items if c.end>deep.end and c.channels!=self.out[1] and _area(c)<self.out[-2]*self.out[-1]]
+    if not after: return deep
+    stage = [c for c in after if _area(c)==_area(after[0])]
+    finer = [c for c in items if c.end>stage[0].end and _area(c)>_area(stage[0])]
+    return self._before(stage, finer[0]) if finer else stage[-1]
+
+@patch
+def _before(self:Layers, stage, first):
+    "The last of the candidates of one grid that ends before `first`, of another grid, begins to be made"
+    def _contains(c): return any(f'{n}.'.startswith(f'{c.name}.') for n in first.aliases)
+    # the other grid may be made inside a container that begins earlier than its first candidate
+    makers = [c for c in self.every.values() if _area(c)==_area(first) and c.start>stage[0].end and _contains(c)]
+    begin = min(c.start for c in [first,*makers])
+    return ([c for c in stage if c.end<begin] or stage)[-1]
 
 @patch
 def _backbone(self:Layers, items):
@@ -177,21 +196,11 @@ def _why_none(self:Layers):
     return f"its last layer with rows and columns, {name!r}, puts out {tuple(shape[1:])}; try a larger image"
 
 # %% ../../nbs/core/02_grids.ipynb #1cd77505
-def _area(c): return c.grid.h*c.grid.w
-
 @patch
 def stages(self:Layers)->list: # `Candidate`s, the coarsest first
     "The last layer of each stage before `auto()`: of each finer grid the last that ends before the next grid begins"
     grids = self._by_grid(self.auto())
-    res = []
-    for cs,coarser in zip(grids, grids[1:]):
-        first = coarser[0]
-        def _contains(c): return any(f'{n}.'.startswith(f'{c.name}.') for n in first.aliases)
-        # the next grid may be made inside a container that begins earlier than its first candidate
-        makers = [c for c in self.every.values() if _area(c)==_area(first) and c.start>cs[0].end and _contains(c)]
-        begin = min(c.start for c in [first,*makers])
-        res.append(([c for c in cs if c.end<begin] or cs)[-1])
-    return res[::-1]
+    return [self._before(cs, coarser[0]) for cs,coarser in zip(grids, grids[1:])][::-1]
 
 @patch
 def _by_grid(self:Layers, last):
