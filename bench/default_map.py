@@ -199,7 +199,8 @@ def pictures(out):
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('part', choices=['table','phases','cost','memory','pictures','dinov2']); p.add_argument('which', nargs='*')
+    p.add_argument('part', choices=['table','phases','cost','memory','pictures','dinov2'])
+    p.add_argument('which', nargs='*')
     p.add_argument('-n', type=int, default=210); p.add_argument('--seed', default='kept aside')
     p.add_argument('--few', type=int, default=32, help='images for insertion and deletion, which take a pass a step')
     p.add_argument('--steps', type=int, default=10); p.add_argument('--pairs', type=int, default=9)
@@ -208,7 +209,7 @@ if __name__=='__main__':
     if a.part=='pictures': pictures(a.which[0]); sys.exit()
     if a.part=='table':
         for w in a.which:
-            write(f'default_map_{w}', what='mean and standard error over the images; deletion: lower is better; gains are '
-                  'differences on the same images', seed=a.seed, steps=a.steps, **table(w, a.n, a.seed, a.few, a.steps))
+            write(f'default_map_{w}', what='mean and standard error over the images; deletion: lower is better; '
+                  'gains are differences on the same images', seed=a.seed, steps=a.steps, **table(w, a.n, a.seed, a.few, a.steps))
     else: write(f'default_map_{a.part}', 
                **dict(phases=phases, cost=partial(cost, a.pairs), dinov2=partial(dinov2, 96))[a.part]())
