@@ -63,10 +63,12 @@ class NotebookItem(pytest.Item):
         from nbdev.test import test_nb
         skip = get_config(self.path.parent).tst_flags.split()
         force = ['slow'] if self.config.getoption('slow') else []
-        err, sigint = io.StringIO(), signal.getsignal(signal.SIGINT)
+        err, sigint, main = io.StringIO(), signal.getsignal(signal.SIGINT), sys.modules['__main__']
         try:
             with patch.object(sys, '__stderr__', err): ok, _ = test_nb(self.path, skip_flags=skip, force_flags=force)
-        finally: signal.signal(signal.SIGINT, sigint)  # `test_nb` leaves its own handler on
+        finally: # `test_nb` leaves its own handler on, and its shell a `__main__` that starts no further process
+            signal.signal(signal.SIGINT, sigint)
+            sys.modules['__main__'] = main
         if not ok: raise NotebookFailed(err.getvalue())
 
     def teardown(self):

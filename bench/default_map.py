@@ -128,7 +128,7 @@ def phases():
         res[f'{arch}, trained'] = phases_of(learn.model, x)
     ims,_,_ = objects.composites(64, 'phases', tries=1)
     x = objects.normed(ims)
-    try: res['NSFW ResNet-50'] = phases_of(nsfw_resnet50(), x*127.5)
+    try: res['NSFW ResNet-50'] = phases_of(nsfw_resnet50(), x)
     except ImportError as e: print('left out:', e)
     res['EfficientNet-Lite0'],res['MobileNetV2'] = (phases_of(m, x) for m in (objects.network(), mobilenetv2()))
     print(json.dumps(res, indent=1), flush=True)

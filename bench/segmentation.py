@@ -87,10 +87,10 @@ def focus():
 def demo(n):
     "A small fastai U-Net, trained for this, its pictures, masks and classes"
     set_seed(0)
-    dls = demo_dls(bs=16, masks=True)
+    dls = demo_dls(n=1200, bs=16, masks=True)
     learn = unet_learner(dls, demo_arch, pretrained=False, norm_type=NormType.Batch, n_out=9,
                          loss_func=CrossEntropyLossFlat(axis=1))
-    with learn.no_bar(), learn.no_logging(): train_once(learn, 'bench_unet_6', lambda: learn.fit_one_cycle(6, 5e-3))
+    with learn.no_bar(), learn.no_logging(): train_once(learn, 'bench_unet_1200x6', lambda: learn.fit_one_cycle(6, 5e-3))
     items = dls.valid_ds.items[:n]
     x = dls.test_dl(items, bs=len(items)).one_batch()[0].as_subclass(Tensor)
     return learn.model,x,demo_masks(items).as_subclass(Tensor),[list(dls.vocab).index(o.parent.name) for o in items]
