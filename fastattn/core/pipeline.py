@@ -55,14 +55,16 @@ def _mirrored_back(m, shift):
 
 def _whole(e, p, raw):
     "Maps of the method `e`, shared among places whose features are alike, less their median"
-    def _one(m):
-        f = next((a for a,g in zip(p.acts, p.grids) if (g.h,g.w)==tuple(m.shape[-2:]) and a.shape[1]>1), None)
+    def _one(m, acts):
+        f = next((a for a in acts if a.shape[-2:]==m.shape[-2:] and a.shape[1]>1), None)
         if f is None:
             raise ValueError(f"`whole` needs a layer's features in the grid of the map, and {e.name!r} reads none "
                              "here; leave it out, or take a method such as 'gradcam'.")
         m = share_alike(m.detach().float().relu(), f)
         return (m-m.flatten(1).median(1)[0][:,None,None]).relu()
-    return _one(raw) if isinstance(raw, Tensor) else [_one(m) for m in raw]
+    acts = p.acts
+    if isinstance(raw, Tensor): return _one(raw, acts)
+    return [_one(m, [a] if len(raw)==len(acts) else acts) for m,a in zip(raw, acts or [None]*len(raw))]
 
 def _over_views(e, p, smooth, tta, enlarge, whole, kwargs):
     "The maps of the method `e`, or their mean over noisy, mirrored and enlarged views; and the shift of each grid"
