@@ -154,22 +154,12 @@ def auto(self:Layers)->Candidate:
         raise ValueError(f"This model has no spatial features to draw a map from: {self._why_none()}. "
                          "Attributions of pixels, such as 'saliency', need none.")
     last = res[-1]
-    if self.out is not None: return self._decoded(res)
+    if self.out is not None: return [c for c in res if _area(c)==min(map(_area, res))][-1]
     if self.last_read is not None and not self.detects: return self.last_read
     if not last.grid.is_tokens or not self.attns: return last
     # no gradient tells which tokens are read: take the input of the last attention (later only a CLS token may count)
     tokens = [c for c in res if c.grid==last.grid and c.channels==last.channels and c.end<=self.attns[-1]]
     return tokens[-1] if tokens else last
-
-@patch
-def _decoded(self:Layers, items):
-    "Of a segmentation, the end of the decoder's first stage; the coarsest layer if that has the output's size"
-    deep = [c for c in items if _area(c)==min(map(_area, items))][-1]
-    after = [c for c in items if c.end>deep.end and c.channels!=self.out[1] and _area(c)<self.out[-2]*self.out[-1]]
-    if not after: return deep
-    stage = [c for c in after if _area(c)==_area(after[0])]
-    finer = [c for c in items if c.end>stage[0].end and _area(c)>_area(stage[0])]
-    return self._before(stage, finer[0]) if finer else stage[-1]
 
 @patch
 def _before(self:Layers, stage, first):

@@ -132,7 +132,8 @@ def share_alike(
     "Maps averaged over all places, weighted by a softmax over the cosines between their features"
     f = F.normalize(features.flatten(2).float(), dim=1)
     def _shared(rows): return ((sharpness*rows.transpose(1,2)@f).softmax(-1)@maps.flatten(1)[...,None].to(f))[...,0]
-    return torch.cat([_shared(o) for o in f.split(1024, 2)], 1).view_as(maps) # all cosines at once may be too many
+    rows = max(1, 2**24//(len(f)*f.shape[2])) # all cosines at once may be too many
+    return torch.cat([_shared(o) for o in f.split(rows, 2)], 1).view_as(maps)
 
 # %% ../../nbs/image/03_heatmap.ipynb #51bad548
 def _blurred(m, radius):
