@@ -32,6 +32,10 @@ def in_child(script, *args):
                        check=True)
     return json.loads(r.stdout.strip().splitlines()[-1])
 
+def mean_and_error(v):
+    "Mean and standard error of a tensor of one number an image"
+    return [round(v.mean().item(), 3), round((v.std()/len(v)**.5).item(), 3)]
+
 def write(name, **res):
     "Keep a result with what it depends on"
     git = lambda *a: subprocess.run(['git', *a], cwd=here, capture_output=True, text=True).stdout.strip()

@@ -3,20 +3,20 @@
 `python bench/default_map.py table lite0 mobilenetv2 resnet18 resnet50d`: our maps, and those of grad-cam and torchcam,
 at objects kept aside. EfficientNet-Lite0 and MobileNetV2 (ImageNet) see photographed objects among clutter
 (`bench/objects.py`); a resnet18 and a resnet50d, trained from scratch for some epochs, see the demo set at 128 px.
-The variants of the method were chosen on other scenes than these.
+The variants of the method were chosen on other photographed scenes, but on the same pictures of the demo set.
 `... phases`: how evenly its maps lie on the four phases of the grid. `... cost`: time and memory on a resnet50.
 `... pictures top.png`: the top losses of the resnet18. `... dinov2`: a backbone without classes.
 `pip install fastattn[bench]`; `phases` also needs `onnx onnx2torch`, and `dinov2` `onnx`.
 """
 import argparse, json, sys, time, warnings
-import timm, torch, torchvision
+import torch, torchvision
 from fastai.vision.all import *
 from fastattn.image.heatmap import resize_maps
 from fastattn.core.layers import candidates
 from fastattn.core.hooks import evaluating
 from fastattn.core.sampling import *
 import cams, objects
-from common import here, in_child, pairs, peak_mb, write
+from common import in_child, mean_and_error, pairs, peak_mb, write
 from networks import *
 from fastattn.all import * # after all that brings fastai's classes
 warnings.filterwarnings('ignore')
@@ -42,17 +42,12 @@ def drawn(learn, x, classes, name, bs=16):
         res.append(torch.as_tensor(m).as_subclass(Tensor).float())
     return torch.cat(res)
 
-def as_imagenet(x):
-    "From -1..1 to the normalisation of most networks"
-    mean,std = (tensor(o)[:,None,None] for o in imagenet_stats)
-    return ((x+1)/2-mean)/std
-
 def composites(which, n, seed):
     "Scenes of one object and of two, for a network with ImageNet weights"
     net = objects.network() if which=='lite0' else mobilenetv2()
     def _norm(ims):
         x = objects.normed(ims)
-        return x if which=='lite0' else as_imagenet(x)
+        return x if which=='lite0' else objects.as_imagenet(x)
     ims,masks,classes = objects.composites(n, seed, tries=12)
     x,(tims,*on,both) = _norm(ims),objects.pairs_of_objects(n//3, seed)
     if which!='lite0': # what it does not see at all is no question for it
@@ -79,16 +74,13 @@ def measures(learn, one, two, name, few, steps):
     "Each figure as one number an image"
     (x,masks,cl),(tx,a,b,both) = one,two
     m = drawn(learn, x, cl, name)
-    fs = dict(pointing=pointing_game(m, masks).float(), iou_at_equal_area=objects.equal_area_iou(m, masks),
-              average_precision=objects.ranked(m, masks))
+    fs = objects.located(m, masks)
     fs |= {f.__name__:f(learn, x[:few], m[:few], target=cl[:few], steps=steps) for f in (insertion,deletion)}
     asked = [drawn(learn, tx, [c[i] for c in both], name) for i in (0,1)]
     fs['asked_of_two'] = torch.cat([pointing_game(m, o).float() for m,o in zip(asked, (a,b))])
     inside = [[(m*o).sum((1,2)) for o in (a,b)] for m in asked]
     fs['share_of_the_asked'] = torch.cat([v[i]/(v[0]+v[1]).clamp(min=1e-6) for i,v in enumerate(inside)])
     return fs
-
-def summary(v): return [round(v.mean().item(), 3), round((v.std()/len(v)**.5).item(), 3)]
 
 def table(which, n, seed, few, steps):
     learn,one,two = composites(which, n, seed) if which in ('lite0','mobilenetv2') else shapes(which, n)
@@ -100,22 +92,21 @@ def table(which, n, seed, few, steps):
         except Exception as e:
             print(f'{name} does not run here: {type(e).__name__} {str(e)[:200]}', flush=True)
             continue
-        print(f'{time.time()-start:4.0f} s', name, {k:summary(v) for k,v in values[name].items()}, flush=True)
-    def _gain(a, b): return {k:summary(values[a][k]-values[b][k]) for k in values[a]}
+        print(f'{time.time()-start:4.0f} s', name, {k:mean_and_error(v) for k,v in values[name].items()}, flush=True)
+    def _gain(a, b): return {k:mean_and_error(values[a][k]-values[b][k]) for k in values[a]}
     model,x = getattr(learn, 'model', learn),one[0][:1]
     layer = candidates(model, x).auto()
     with evaluating(model): shift = cell_shift(model, x, layer.name, layer.grid)
     return dict(images=len(one[0]), of_two=len(two[0]), few=few, layer=layer.name, cells_look_off_by_px=shift,
                 area=round(one[1].float().mean().item(), 3),
-                rows={k:{f:summary(v) for f,v in o.items()} for k,o in values.items()},
+                rows={k:{f:mean_and_error(v) for f,v in o.items()} for k,o in values.items()},
                 gains={'one stage minus none':_gain('pyramidcam, finer=1','pyramidcam, finer=0'),
                        'two stages minus one':_gain('default','pyramidcam, finer=1'),
                        'measured places minus even ones':_gain('default',"default, place='even'"),
                        'whole=True minus without':_gain('default, whole=True','default')})
 
-
 def phases_of(model, x, **kwargs):
-    "Share of the default map's finest factor on each phase of a stride of two; .25 is even"
+    "Share of the default map on each phase of a stride of two; .25 is even"
     r = explain(model, x, 'pyramidcam', **kwargs).raw
     r = phase_means(r, (2,2))
     return [round(v, 3) for v in (r/r.sum()).flatten().tolist()]
@@ -180,13 +171,11 @@ def dinov2(n):
     model,res = network(),{}
     alone,many = objects.alone(n),objects.composites(n, 'kept aside', tries=12)
     for where,(ims,masks,_) in dict(alone=alone, among_others=many).items():
-        x = as_imagenet(objects.normed(ims))
+        x = objects.as_imagenet(objects.normed(ims))
         for name,(method,opts) in {'default':('auto',{}), 'relevance':('relevance',{}),
                                    'attention, last four layers':('attention',dict(layer=[-4,-3,-2,-1]))}.items():
             m = torch.cat([explain(model, o, method, **opts).as_subclass(Tensor) for o in x.split(8)])
-            fs = dict(pointing=pointing_game(m, masks).float(), iou_at_equal_area=objects.equal_area_iou(m, masks),
-                      average_precision=objects.ranked(m, masks))
-            res[f'{where}: {name}'] = {k:summary(v) for k,v in fs.items()}
+            res[f'{where}: {name}'] = {k:mean_and_error(v) for k,v in objects.located(m, masks).items()}
             print(where, name, res[f'{where}: {name}'], flush=True)
         res[f'{where}: images'] = len(x)
     return res
@@ -210,6 +199,7 @@ if __name__=='__main__':
     if a.part=='table':
         for w in a.which:
             write(f'default_map_{w}', what='mean and standard error over the images; deletion: lower is better; '
-                  'gains are differences on the same images', seed=a.seed, steps=a.steps, **table(w, a.n, a.seed, a.few, a.steps))
-    else: write(f'default_map_{a.part}', 
+                  'gains are differences on the same images', seed=a.seed, steps=a.steps,
+                  **table(w, a.n, a.seed, a.few, a.steps))
+    else: write(f'default_map_{a.part}',
                **dict(phases=phases, cost=partial(cost, a.pairs), dinov2=partial(dinov2, 96))[a.part]())

@@ -7,7 +7,7 @@ import torch
 from fastattn.all import *
 from fastattn.data.imagenet import *
 from objects import composites, network, normed, ranked
-from common import write
+from common import mean_and_error, write
 warnings.filterwarnings('ignore')
 
 rows = {**{m:(m,{}) for m in ('gradcam','gradcam_plus_plus','smooth_gradcam_plus_plus','xgradcam','shapleycam',
@@ -39,7 +39,7 @@ def figures(learn, x, masks, classes, steps, few):
                   average_precision=ranked(m, masks), average_drop=average_drop(learn, x, m, target=classes),
                   **{f.__name__:f(learn, x[:few], m[:few], target=classes[:few], steps=steps)
                      for f in (deletion,insertion)})
-        res[name] = {k:[round(v.mean().item(),3), round((v.std()/len(v)**.5).item(),3)] for k,v in fs.items()}
+        res[name] = {k:mean_and_error(v) for k,v in fs.items()}
         print(f'{time.time()-start:5.0f} s', name, res[name], flush=True)
     return res
 

@@ -126,6 +126,14 @@ def _backdrop(rng, size, kind):
     x,y = rng.uniform(0, im.width-s),rng.uniform(0, im.height-s)
     return im.resize((size,size), Image.Resampling.BICUBIC, box=(x,y,x+s,y+s), reducing_gap=2)
 
+def _put(im, piece, cover, rng):
+    "Paste an object at a random place -> `(size,size)`, True on the object"
+    at = tuple(rng.randint(0, im.width-s) for s in piece.size)
+    im.paste(piece, at, cover)
+    on = Image.new('L', im.size)
+    on.paste(cover, at)
+    return np.array(on)>=128
+
 def scene(name, rng, size=224):
     "One composite around the object `name`: the picture, and `(size,size)`, True where the object shows"
     kind = outlines[name][0]
@@ -138,11 +146,7 @@ def scene(name, rng, size=224):
         mask = None
         for n,side in todo:
             piece,cover = _sized(n, side*size, rng.random()<.5, .9*size)
-            at = tuple(rng.randint(0, size-s) for s in piece.size)
-            im.paste(piece, at, cover)
-            on = Image.new('L', (size,size))
-            on.paste(cover, at)
-            on = np.array(on)>=128
+            on = _put(im, piece, cover, rng)
             if n==name: mask,whole = on,on.sum()
             elif mask is not None: mask = mask&~on
         if mask.sum()>=.8*whole: return im,mask
@@ -155,6 +159,11 @@ def network():
 def normed(ims):
     "Pictures as Lite0 and its family take them"
     return torch.stack([torch.tensor(np.array(o)).permute(2,0,1)/127.5-1 for o in ims])
+
+def as_imagenet(x):
+    "From -1..1 to the normalisation of most networks"
+    mean,std = (torch.tensor(o)[:,None,None] for o in ((.485,.456,.406), (.229,.224,.225)))
+    return ((x+1)/2-mean)/std
 
 @functools.lru_cache(None)
 def asked(name, size=224):
@@ -196,11 +205,8 @@ def alone(n=96, seed=0, size=224):
         x,y = rng.uniform(0, im.width-s),rng.uniform(0, im.height-s)
         im = im.resize((size,size), Image.Resampling.BICUBIC, box=(x,y,x+s,y+s))
         piece,cover = _sized(name, rng.uniform(.3,.5)*size, rng.random()<.5, .9*size)
-        at = tuple(rng.randint(0, size-s) for s in piece.size)
-        im.paste(piece, at, cover)
-        m = Image.new('L', (size,size))
-        m.paste(cover, at)
-        ims.append(im); masks.append(torch.tensor(np.array(m)>=128))
+        masks.append(torch.tensor(_put(im, piece, cover, rng)))
+        ims.append(im)
     return ims,torch.stack(masks),[names[i%len(names)] for i in range(n)]
 
 def _apart(a, b, rng, size):
@@ -208,11 +214,7 @@ def _apart(a, b, rng, size):
     im,on = _backdrop(rng, size, outlines[a][0]),[]
     for name in (a,b):
         piece,cover = _sized(name, rng.uniform(.35,.5)*size, rng.random()<.5, .6*size)
-        at = tuple(rng.randint(0, size-s) for s in piece.size)
-        im.paste(piece, at, cover)
-        m = Image.new('L', (size,size))
-        m.paste(cover, at)
-        on.append(np.array(m)>=128)
+        on.append(_put(im, piece, cover, rng))
     return None if (on[0]&on[1]).any() else (im,*on)
 
 def pairs_of_objects(n=100, seed=0, size=224, tries=12):
@@ -248,6 +250,12 @@ def ranked(maps, masks, side=56):
     f = lambda t: torch.nn.functional.adaptive_avg_pool2d(t[:,None].float(), side).flatten(1)
     on = (f(masks)>=.5).float().gather(1, f(maps).argsort(dim=1, descending=True, stable=True))
     return (on.cumsum(1)/torch.arange(1, side**2+1)*on).sum(1)/on.sum(1)
+
+def located(maps, masks):
+    "Do maps lie on masks? One number an image for each measure that no power of a map changes"
+    from fastattn.all import pointing_game
+    return dict(pointing=pointing_game(maps, masks).float(), iou_at_equal_area=equal_area_iou(maps, masks),
+                average_precision=ranked(maps, masks))
 
 if __name__=='__main__':
     import matplotlib; matplotlib.use('Agg')

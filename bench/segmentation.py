@@ -10,16 +10,14 @@ import torch, torchvision
 from PIL import Image, ImageDraw, ImageFont
 from fastai.vision.all import *
 from fastattn.all import *
-from fastattn.image.heatmap import resize_maps
-from fastattn.core.layers import candidates
+from fastattn.core.inputs import class_names
 import objects
-from common import write
+from common import mean_and_error, write
 from fastattn.data.demo import train_once
 from networks import from_wheel
 warnings.filterwarnings('ignore')
-MEAN,STD = [tensor(o)[:,None,None] for o in imagenet_stats]
 
-def normed(ims): return ((objects.normed(ims)+1)/2-MEAN)/STD
+def normed(ims): return objects.as_imagenet(objects.normed(ims))
 
 class Craft(nn.Module):
     "CRAFT (Baek et al. 2019, figure 2): VGG16 and four up-convolutions, to characters and links `(bs,2,h/2,w/2)`"
@@ -90,10 +88,11 @@ def demo(n):
     dls = demo_dls(n=1200, bs=16, masks=True)
     learn = unet_learner(dls, demo_arch, pretrained=False, norm_type=NormType.Batch, n_out=9,
                          loss_func=CrossEntropyLossFlat(axis=1))
-    with learn.no_bar(), learn.no_logging(): train_once(learn, 'bench_unet_1200x6', lambda: learn.fit_one_cycle(6, 5e-3))
+    with learn.no_bar(), learn.no_logging():
+        train_once(learn, 'bench_unet_1200x6', lambda: learn.fit_one_cycle(6, 5e-3))
     items = dls.valid_ds.items[:n]
     x = dls.test_dl(items, bs=len(items)).one_batch()[0].as_subclass(Tensor)
-    return learn.model,x,demo_masks(items).as_subclass(Tensor),[list(dls.vocab).index(o.parent.name) for o in items]
+    return learn.model,x,demo_masks(items).as_subclass(Tensor),[class_names(learn).index(o.parent.name) for o in items]
 
 networks = dict(
     text=lambda n: (craft(),*lines_of_text(n, size=256)),
@@ -121,11 +120,9 @@ def table(which, n, bs):
         for method in ('gradcam','layercam'):
             m = torch.cat([explain(model, x[i:i+bs], method, target=t[i:i+bs], layer=layer).as_subclass(Tensor)
                            for i in range(0, len(x), bs)])[half]
-            fs = dict(pointing=pointing_game(m, masks[half]).float(), average_precision=objects.ranked(m, masks[half]),
-                      iou_at_equal_area=objects.equal_area_iou(m, masks[half]))
-            res[f'{method}, {name} ({layer})'] = {k:[round(v.mean().item(),3), round((v.std()/len(v)**.5).item(),3)]
-                                                  for k,v in fs.items()}
-            print(which, method, name, layer, res[f'{method}, {name} ({layer})'], flush=True)
+            row = {k:mean_and_error(v) for k,v in objects.located(m, masks[half]).items()}
+            res[f'{method}, {name} ({layer})'] = row
+            print(which, method, name, layer, row, flush=True)
     return dict(images=len(x)-len(x)//2, rows=res)
 
 if __name__=='__main__':

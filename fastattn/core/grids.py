@@ -127,7 +127,7 @@ class Layers(list):
         super().__init__(items)
         self.every,self.out,self.attns,self.shapes,self.names = every or {},out,attns,shapes,list(names)
         self.in_attention = set() # names of candidates inside attentions: keys, or what they are made of
-        self.last_read = None # the last candidate whose positions the output depends on; None if unknown
+        self.last_read = None # the candidate that `core.layers` has chosen by what depends on it; None if unknown
         self.detects = False # does the model return boxes? Then the layers after its backbone have no one grid
         self.bytes_per_image = 0 # size of all module outputs for one image: about what the graph of a pass keeps
 
@@ -154,8 +154,8 @@ def auto(self:Layers)->Candidate:
         raise ValueError(f"This model has no spatial features to draw a map from: {self._why_none()}. "
                          "Attributions of pixels, such as 'saliency', need none.")
     last = res[-1]
-    if self.out is not None: return [c for c in res if _area(c)==min(map(_area, res))][-1]
     if self.last_read is not None and not self.detects: return self.last_read
+    if self.out is not None: return [c for c in res if _area(c)==min(map(_area, res))][-1]
     if not last.grid.is_tokens or not self.attns: return last
     # no gradient tells which tokens are read: take the input of the last attention (later only a CLS token may count)
     tokens = [c for c in res if c.grid==last.grid and c.channels==last.channels and c.end<=self.attns[-1]]

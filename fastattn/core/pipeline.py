@@ -57,17 +57,20 @@ def _whole(e, p, raw):
     "Maps of the method `e`, shared among places whose features are alike, less their median"
     def _one(m, acts):
         f = next((a for a in acts if a.shape[-2:]==m.shape[-2:] and a.shape[1]>1), None)
-        if f is None:
-            raise ValueError(f"`whole` needs a layer's features in the grid of the map, and {e.name!r} reads none "
-                             "here; leave it out, or take a method such as 'gradcam'.")
+        if f is None: raise _no_features(e)
         m = share_alike(m.detach().float().relu(), f)
         return (m-m.flatten(1).median(1)[0][:,None,None]).relu()
     acts = p.acts
     if isinstance(raw, Tensor): return _one(raw, acts)
     return [_one(m, [a] if len(raw)==len(acts) else acts) for m,a in zip(raw, acts or [None]*len(raw))]
 
+def _no_features(e):
+    return ValueError(f"`whole` needs a layer's features in the grid of the map, and {e.name!r} reads none here; "
+                      "leave it out, or take a method such as 'gradcam'.")
+
 def _over_views(e, p, smooth, tta, enlarge, whole, kwargs):
     "The maps of the method `e`, or their mean over noisy, mirrored and enlarged views; and the shift of each grid"
+    if whole and not p.layers: raise _no_features(e)
     def _maps(q): return _whole(e, q, e(q, **kwargs)) if whole else e(q, **kwargs)
     if not smooth and not tta and enlarge==1: return _maps(p),_shares(p)
     sums,notes,n = None,defaultdict(list),max(smooth, 1)*(1+bool(tta))
@@ -211,9 +214,10 @@ def explain(
     transforms cropped; pictures of several sizes give an `L` of Heatmaps, unless `size` is given. The model, its
     gradients and all random states are left as they were. A map that is zero everywhere gives a warning.
 
-    Raises `ValueError` where a method, class, layer or option does not exist or does not suit the model, where the
-    shape of `x` is not the model's, or where there are more or fewer targets than images; `TypeError` where `learn`,
-    `x` or `layer` is of another type; `RuntimeError` where the method needs gradients and none reach the layer."""
+    Raises `ValueError` where a method, class, layer or option does not exist or does not suit the model (`whole` where
+    no features are read), where the shape of `x` is not the model's, or where there are more or fewer targets than
+    images; `TypeError` where `learn`, `x` or `layer` is of another type; `RuntimeError` where the method needs
+    gradients and none reach the layer."""
     if not isinstance(learn, (nn.Module,Learner)):
         raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; "
                         "a file is loaded with `load_learner`.")

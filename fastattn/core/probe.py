@@ -144,7 +144,7 @@ def grads(self:Probe,
     self._run()
     if not self.grad: raise RuntimeError("This explainer asks for gradients but was registered without `grad=True`.")
     self._check_graph()
-    return self.memo('grads', self._grads_of_layers)
+    return list(self.memo('grads', self._grads_of_layers))
 
 @patch
 def _grads_of_layers(self:Probe):
