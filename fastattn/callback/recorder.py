@@ -122,7 +122,7 @@ def _attempt(self:AttentionRecorder, f):
     try: return f()
     except Exception as e:
         if not self._failed:
-            lost = 'heatmaps' if self.names else 'statistics or heatmaps'
+            lost = 'statistics or heatmaps' if self.names==[] else 'heatmaps'
             why = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
             if not isinstance(e, ValueError): why = f'{type(e).__name__}: {why}'
             warn(f"The training goes on, but AttentionRecorder records no {lost}: {textwrap.shorten(why, 300)}.")

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..checks import *
 from .plotting import *
 from PIL import Image,ImageFilter
+import base64,html,io
 
 # %% ../../nbs/image/03_heatmap.ipynb #8e858799
 def to_picture(
@@ -146,6 +147,11 @@ def _blurred(m, radius):
     return to_np(F.conv2d(F.conv2d(t, g[None,None,None]), g[None,None,:,None])[0,0].float())
 
 # %% ../../nbs/image/03_heatmap.ipynb #2bfa9af0
+@patch(as_prop=True)
+def is_empty(self:Heatmap)->bool:
+    "Is it zero everywhere?"
+    return not bool((self.as_subclass(Tensor)!=0).any())
+
 @patch
 def _one(self:Heatmap, verb):
     "This map if it is one, or the only one of the batch"
@@ -170,11 +176,12 @@ def overlay(self:Heatmap,
     blur:float=0, # Radius of a Gaussian blur of the map, in pixels of the picture
     clip:float=100 # Percentile of the map that takes the full colour, where a few positions outshine the rest
 )->Image.Image: # RGB, of the picture's size; without a picture the map alone, of its own size
-    "The map in colours over the picture; raises `ValueError` for a batch of several maps"
+    "The map in colours over the picture, the picture alone if it is empty; raises `ValueError` for several maps"
     h = self._one('overlay')
     if not 0<clip<=100: raise ValueError(f"`clip` is a percentile, above 0 and at most 100; it is {clip}.")
     img = ifnone(img, h.img)
     base = None if img is None else to_picture(img)
+    if base is not None and h.is_empty: return base
     m,blur = h._clipped(clip, blur, getattr(base, 'size', None))
     if h.signed: m = (np.clip(m,-1,1)+1)/2
     m = Image.fromarray(np.clip(m,0,1).astype(np.float32))
@@ -197,15 +204,23 @@ def show(self:Heatmap,
     figsize:tuple=(4,4), # Inches, when a figure is made
     blur:float=0,
     clip:float=100,
+    colorbar:bool=False, # Draw a colour bar beside it?
     **kwargs # Ignored; fastai's `show` protocol passes more
 ): # The axes
-    "Draw the map over its picture on one axes; raises `ValueError` for a batch of several maps"
+    "Draw the map over its picture on one axes, an empty one as such; raises `ValueError` for a batch of several maps"
     h = self._one('show')
     if ctx is None: ctx = plt.subplots(figsize=figsize)[1]
     ctx.imshow(h.overlay(img, alpha, cmap, blur, clip), interpolation='nearest')
     ctx.axis('off')
+    if h.is_empty: title = f'{title} (empty map)' if title else 'empty map'
     if title is not None: ctx.set_title(title)
+    if colorbar: ctx.figure.colorbar(h._mappable(cmap), ax=ctx, shrink=.8)
     return ctx
+
+@patch
+def _mappable(self:Heatmap, cmap):
+    return plt.cm.ScalarMappable(plt.Normalize(-1 if self.signed else 0, 1),
+                                 as_cmap(ifnone(cmap, 'RdBu_r' if self.signed else 'magma')))
 
 # %% ../../nbs/image/03_heatmap.ipynb #6bf872c8
 @patch
@@ -217,3 +232,59 @@ def on_grid(self:Heatmap)->Heatmap: # `(bs,gh,gw)`, 0..1 or -1..1
         raise ValueError("This Heatmap does not know its `raw` map on the model's grid; `explain` makes those that do.")
     raw = self.raw.float() if self.signed else self.raw.float().relu()
     return self.replace(scale_maps(raw, self.signed))
+
+# %% ../../nbs/image/03_heatmap.ipynb #d4e4e1d1
+@patch(as_prop=True)
+def caption(self:Heatmap)->str: # '' where nothing is known
+    "What one map is about: its target, the probability of that, and whether it is empty"
+    h = self._one('caption')
+    res = '' if h.target is None else str(h.target)
+    if (p := (h.notes or {}).get('probability')) is not None: res += f' {float(p):.2f}'
+    return f'{res} (empty map)'.strip() if h.is_empty else res
+
+@patch
+def plot(self:Heatmap,
+    n:int=16, # Largest number of maps
+    cols:int=None, # Maps in a row
+    alpha:float=.6, # See `overlay`
+    cmap=None, # See `overlay`
+    colorbar:bool=False, # Draw a colour bar beside them?
+    side:float=2.2 # Width of each picture in inches
+)->plt.Figure:
+    "The maps over their pictures, with what they are about above them"
+    hs = [self] if self.ndim==2 else list(self[:n])
+    cols = cols or min(len(hs), max(4, math.ceil(len(hs)**.5)))
+    rows = math.ceil(len(hs)/cols)
+    high = side*max(h.shape[0]/h.shape[1] for h in hs)+.3
+    with plain_text():
+        figsize = (cols*side+.8*colorbar, rows*high)
+        fig,axs = plt.subplots(rows, cols, figsize=figsize, squeeze=False, layout='constrained')
+        for ax in axs.flat: ax.axis('off')
+        for ax,h in zip(axs.flat, hs):
+            h.show(ax, None, alpha, cmap)
+            ax.set_title(h.caption, fontsize=9)
+        if colorbar: fig.colorbar(self._mappable(cmap), ax=axs, shrink=.8)
+    return finished(fig)
+
+@patch
+def _repr_png_(self:Heatmap): return png_of(self.plot()) if self.ndim in (2,3) and self.numel() else None
+
+# %% ../../nbs/image/03_heatmap.ipynb #0b3c9a28
+def _img_tag(pic, side):
+    "A picture as HTML, its longer side `side` pixels"
+    b = io.BytesIO()
+    pic.thumbnail((2*side,2*side)) # sharp on screens of twice the resolution
+    pic.save(b, format='png')
+    w,h = (round(o*side/max(pic.size)) for o in pic.size)
+    data = base64.b64encode(b.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" width="{w}" height="{h}" style="display:block">'
+
+@patch
+def _repr_html_(self:Heatmap, n=16, side=160):
+    if self.ndim not in (2,3) or not self.numel(): return None
+    hs = [self] if self.ndim==2 else list(self[:n])
+    def _tile(h):
+        return (f'<figure style="margin:0 8px 8px 0;max-width:{side}px">{_img_tag(h.overlay(), side)}'
+                f'<figcaption style="font-size:85%">{html.escape(h.caption)}</figcaption></figure>')
+    more = f'<p>and {len(self)-n} more</p>' if self.ndim==3 and len(self)>n else ''
+    return f'<div style="display:flex;flex-wrap:wrap">{"".join(map(_tile, hs))}</div>{more}'
