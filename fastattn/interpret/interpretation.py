@@ -7,6 +7,9 @@ __all__ = ['Interpretation', 'SegmentationInterpretation', 'ClassificationInterp
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #06eb7e1d
 from fastai.vision.all import *
+from ..core.hooks import *
+from ..core.sampling import *
+from ..callback.dashboards import *
 from .top_losses import *
 from fastai import interpret as fastai_interpret
 import functools
@@ -74,6 +77,23 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         if not heatmap: return super().show_results(idxs, **kwargs)
         return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, None, True, **kwargs)
 
+    def log_top_losses(self,
+        k, # As in `plot_top_losses`
+        largest:bool=True, # Sort losses by largest or smallest
+        heatmap:bool=True, # Draw heatmaps?
+        name:str='top losses', # What the picture is called there
+        **kwargs # Of `plot_top_losses`
+    ): # The figure
+        """Plot top losses, and send the picture to the TensorBoard or Weights & Biases callback of the learner
+
+        Raises `ValueError` where the learner has no such callback, or where that has not begun to log."""
+        if not has_dashboard(self.learn):
+            raise ValueError("The learner has no TensorBoardCallback or WandbCallback that has logged a training; "
+                             "add one with `learn.add_cb` and train.")
+        fig = self.plot_top_losses(k, largest, heatmap, return_fig=True, **kwargs)
+        log_picture(self.learn, name, fig)
+        return fig
+
     def _top_idxs(self, k, largest):
         "Indices of the `k` largest(/smallest) losses, or of those that a list or range `k` picks from the sorted ones"
         if not is_listy(k) and not isinstance(k, range): return self.top_losses(k, largest)[1]
@@ -134,12 +154,13 @@ def _plot_tables(cms, vocab, title, figsize=None, **kwargs):
 class ClassificationInterpretation(Interpretation, fastai_interpret.ClassificationInterpretation):
     "fastai's `ClassificationInterpretation`, with heatmaps"
     def _decoded(self):
-        "Predictions and targets, from one run of the model"
-        if not hasattr(self, '_dt'):
+        "Predictions and targets, from one run of the model for each state of its weights"
+        state = id(self.learn.model),weights_state(self.learn.model)
+        if getattr(self, '_dt', (None,))[0]!=state:
             which = dict(with_decoded=True, with_preds=True, with_targs=True)
             _,targs,decoded = self.learn.get_preds(dl=self.dl, act=self.act, **which)
-            self._dt = decoded,targs
-        return self._dt
+            self._dt = state,decoded,targs
+        return self._dt[1:]
 
     @property
     def multi_label(self):
@@ -179,6 +200,28 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
         if not self.multi_label: d,t = flatten_check(d, t)
         labels,names = list(range(len(self.vocab))),[str(v) for v in self.vocab]
         print(skm.classification_report(to_np(t), to_np(d), labels=labels, target_names=names, zero_division=0))
+
+# %% ../../nbs/interpret/04_interpretation.ipynb #2742a15f
+def _with_heatmaps(f):
+    "fastai's `Learner.show_results`, with the option `heatmap`"
+    if hasattr(f, '_fastattn'): return f
+    @functools.wraps(f)
+    def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, heatmap=False, **kwargs):
+        if not heatmap: return f(self, ds_idx=ds_idx, dl=dl, max_n=max_n, shuffle=shuffle, **kwargs)
+        dl = ifnone(dl, self.dls[ds_idx])
+        n = len(dl.dataset)
+        if n==0: raise ValueError("There are no results to show: the data set is empty.")
+        idxs = torch.randperm(n)[:max_n].tolist() if shuffle else list(range(min(n, max_n)))
+        with undisturbed(self): is_mask = any(isinstance(o, TensorMask) for o in dl.one_batch()[1:])
+        cls = SegmentationInterpretation if is_mask else Interpretation
+        with self.no_bar(), undisturbed(self):
+            some = self.dls.test_dl(getattr(dl.items, 'iloc', L(dl.items))[idxs], with_labels=True)
+            interp = cls.from_learner(self, dl=some)
+        return interp.show_results(range(len(idxs)), heatmap=True, **kwargs)
+    show_results._fastattn = True
+    return show_results
+
+Learner.show_results = _with_heatmaps(Learner.show_results)
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #9533ab4b
 def _with_hint(f):

@@ -10,10 +10,12 @@ from fastai.vision.all import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..core.hooks import *
+from ..core.target import *
 from ..core.confidence import *
 from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
+from ..core.labels import *
 import dataclasses,textwrap,warnings
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #f3bbb5af
@@ -31,50 +33,17 @@ def _indices(idxs):
     if isinstance(idxs, Tensor): idxs = idxs.tolist()
     return list(idxs) if is_listy(idxs) or isinstance(idxs, range) else [idxs]
 
-def _is_background(v): return str(v).lower() in ('background','void','bg')
-
 # %% ../../nbs/interpret/03_top_losses.ipynb #94c23512
 class HeatmapMixin:
     "Heatmaps of the items of fastai's interpretation classes, and figures of them"
 
-# %% ../../nbs/interpret/03_top_losses.ipynb #861fc85d
-def _label_scores(y):
-    "A target for `explain`: the mean score of an image's labels (a row of `y`, 0/1); without labels the highest score"
-    def actual(out, idx):
-        w = (y.as_subclass(Tensor).to(out.device)[idx]>0).to(out.dtype)
-        return torch.where(w.sum(1)>0, (out*w).sum(1)/w.sum(1).clamp(min=1), out.amax(1))
-    return actual
-
-def _pixel_counts(mask, c=None):
-    "Pixels of each class in a mask; values beyond the `c` classes, such as 255 for no label, are not counted"
-    return mask.as_subclass(Tensor).flatten().long().bincount(minlength=c or 1)[:c]
-
 # %% ../../nbs/interpret/03_top_losses.ipynb #27accfd1
-@patch
-def _background(self:HeatmapMixin):
-    "Numbers of the classes that are background; without class names it is class 0"
-    return [i for i,v in enumerate(class_names(self.learn) or ['background']) if _is_background(v)]
-
-@patch
-def _largest_classes(self:HeatmapMixin, masks):
-    "For each mask the class, other than background, that covers most pixels"
-    vocab,background,res = class_names(self.learn),self._background(),[]
-    for m in masks.as_subclass(Tensor):
-        counts = _pixel_counts(m, len(vocab) if vocab else None)
-        counts[background] = -1
-        res.append(int(counts.argmax()))
-    return res
-
 @patch
 def _batch_target(self:HeatmapMixin, target, b, start):
     "The target of `explain` for the batch `b`, whose first image is number `start` of all"
     if isinstance(target, str) and target=='pred': return None
-    if not (isinstance(target, str) and target=='actual'):
-        return target[start:start+len(b[0])] if isinstance(target, (list,tuple,L,Tensor)) else target
-    y = b[1]
-    if isinstance(y, TensorMultiCategory): return _label_scores(y)
-    if isinstance(y, TensorMask): return self._largest_classes(y)
-    return y.tolist() if isinstance(y, TensorCategory) else None # a regression target has no class
+    if isinstance(target, str) and target=='actual': return actual_target(self.learn, b[getattr(self.dl, 'n_inp', 1)])
+    return target[start:start+len(b[0])] if isinstance(target, (list,tuple,L,Tensor)) else target
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #26a0f14a
 def _join(hs):
@@ -115,25 +84,42 @@ def _names(self:HeatmapMixin, idxs):
     return [item_name(it, i) for i,it in zip(idxs, rows)]
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #937fc575
-def _label_text(v):
-    "A label as short text"
-    if isinstance(v, (list,tuple,L)): return ', '.join(map(str, v)) or 'nothing'
-    if isinstance(v, Tensor):
-        return ', '.join(f'{o:.3g}' for o in v.flatten().tolist()[:4]) + (' ...' if v.numel()>4 else '')
-    return str(v) if isinstance(v, str) or not hasattr(v, '__float__') else f'{float(v):.3g}'
+def _class_text(y, v, probs, vocab):
+    "The names that a label stands for, with their probabilities; `v` is the label as the model gives it"
+    v,probs = v.as_subclass(Tensor).flatten(),probs.as_subclass(Tensor).float().flatten()
+    if len(probs)==1 and len(vocab)==2: probs = torch.stack([1-probs[0],probs[0]]) # one output for two classes
+    ids = v.nonzero()[:,0].tolist() if isinstance(y, TensorMultiCategory) else [int(v)]
+    return scored_text([vocab[i] if i<len(vocab) else i for i in ids], probs[ids].tolist())
 
-def _probs_text(probs, v):
-    "The probability of a class, or those of the labels in a 0/1 vector"
-    v = v.as_subclass(Tensor)
-    return ' '.join(f'{o:.2f}' for o in probs.as_subclass(Tensor)[v.long() if v.ndim==0 else v>0].view(-1).tolist())
+def _distance(actual, pred):
+    "Mean distance between points, in pixels"
+    a,b = (o.as_subclass(Tensor).float().view(-1,2) for o in (actual,pred))
+    return (a-b).norm(dim=1).mean().item()
 
-def _item_title(y, pred, actual, probs, loss, name):
-    "Prediction, actual label, loss and name; `pred` and `actual` are pairs (as the model gives it, decoded)"
-    labels = [f'{k}: {_label_text(v[1])}' for k,v in (('pred',pred),('actual',actual))]
-    if isinstance(y, TensorCategory): labels = [f'{l} {_probs_text(probs, v[0])}' for l,v in zip(labels, (pred,actual))]
-    lines = [line for l in labels for line in textwrap.wrap(l, 32)[:3]]
+@dataclasses.dataclass
+class _Label:
+    "One target of one item"
+    y:object # Of the batch: its type says of what kind the label is
+    pred:tuple # As the model gives it and decoded; None if that cannot be decoded
+    actual:tuple # Likewise
+    probs:Tensor # What the model gives after its activation, or None
+    vocab:list # Class names, or None
+
+    def text(self, v):
+        "Of `pred` or `actual`"
+        scored = self.vocab is not None and self.probs is not None and isinstance(self.y, TensorCategory)
+        return _class_text(self.y, v[0], self.probs, self.vocab) if scored else label_text(v[1], self.vocab)
+
+def _item_title(labels, loss, name):
+    "Predictions, actual labels, loss and name"
+    def _line(k):
+        vs = [(l,getattr(l, k)) for l in labels if not isinstance(l.y, TensorPoint)]
+        return f"{k}: {' / '.join(l.text(v) for l,v in vs)}" if vs and all(v is not None for _,v in vs) else ''
+    lines = [l for k in ('pred','actual') for l in textwrap.wrap(_line(k), 34, break_long_words=False)[:3]]
+    lines += [f'off by {number_text(_distance(l.actual[1], l.pred[1]))} px on average' for l in labels
+              if isinstance(l.y, TensorPoint) and l.pred is not None]
     name = textwrap.shorten(name, 26, placeholder='…') if ' ' in name else name[-26:]
-    return '\n'.join([*lines, f'loss {loss:.2f}   {name}'])
+    return '\n'.join([*lines, f'loss {number_text(round(loss, 2))}   {name}'])
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #b9979fbf
 @dataclasses.dataclass
@@ -149,14 +135,14 @@ def _column_title(method, target, several):
     "The method and, for the actual class, that it is; '' where there is no second column to tell it from"
     if not several: return ''
     if method in explainers and not explainers[method].by_class: return method
-    return f'{method}: {target}' if target=='actual' else f'{method}:'
+    return f'{method}: {target}' if target in ('pred','actual') else f'{method} of' if target=='' else method
 
 @patch
 def _mask_classes(self:HeatmapMixin, actual, pred, c, n=3):
     "The (at most `n`) largest of `c` classes in each item's masks, by rank: `(a class per item, which items have one)`"
-    background,each = self._background(),[]
+    background,each = background_classes(self.learn),[]
     for ms in zip(actual, pred):
-        counts = sum(_pixel_counts(m, c) for m in ms)
+        counts = sum(pixel_counts(m, c) for m in ms)
         counts[background] = 0
         each.append([i for i in counts.argsort(descending=True).tolist() if counts[i]>0][:n])
     ranks = range(max(1, max(map(len, each))))
@@ -165,15 +151,19 @@ def _mask_classes(self:HeatmapMixin, actual, pred, c, n=3):
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #d0fb1ff4
 @patch
-def _columns(self:HeatmapMixin, method, target, masks, x):
-    "The columns to draw; `masks` are the actual masks, those predicted, and the number of classes"
+def _columns(self:HeatmapMixin, method, target, masks, x, differ=None):
+    """The columns to draw
+
+    `masks` are the actual masks, those predicted, and the number of classes; `differ` says of each item whether its
+    actual label is another than the predicted one (None: all)."""
     model,auto,kind = unwrap(self.learn.model),method=='auto',target if isinstance(target, str) else None
     if kind=='each' and masks is None:
         raise ValueError("`target='each'` draws a map for each class in a mask, and these labels are no masks; "
                          "choose 'pred', 'actual' or 'both'.")
     if kind=='each' and (masks[2]==1 or not auto and not pick_method(method, model).by_class):
         kind = target = 'pred' # the maps of all classes would be the same
-    if kind=='both': asked = [(o,o,None) for o in ('pred','actual')]
+    if kind=='both' and differ is not None and not any(differ): kind = target = 'pred' # there is no second map
+    if kind=='both': asked = [('pred','pred',None), ('actual','actual',differ)]
     elif kind=='each': asked = [('',*o) for o in self._mask_classes(*masks)]
     else: asked = [(target,target,None)]
     several,by_mask = len(asked)>1 or masks is not None,masks is not None and auto
@@ -187,7 +177,8 @@ def _columns(self:HeatmapMixin, method, target, masks, x):
 def _grid(n, k, nrows, ncols, figsize, w=2.6, h=3.1):
     "Figure and axes `(items,k)` for `n` items of `k` panels, the panels of an item next to each other"
     if nrows and not ncols: ncols = math.ceil(n/nrows)
-    ncols = ncols or min(n, max(1, round(math.sqrt(n)*1.2)) if k==1 else max(1, 6//k))
+    if not ncols: # one panel each: as fastai's grid
+        ncols = math.ceil(n/int(math.sqrt(n))) if k==1 else min(n, max(1, 6//k))
     nrows = nrows or math.ceil(n/ncols)
     figsize = figsize or (w*ncols*k, h*nrows)
     with plain_text(): fig,axs = plt.subplots(nrows, ncols*k, figsize=figsize, squeeze=False, layout='constrained')
@@ -206,14 +197,14 @@ def _faint_text(h, j, classes):
     return 'a class it hardly sees' if p is not None and negligible(p[j], classes) else ''
 
 def _draw_points(ax, actual, pred):
-    for pts,c,marker in ((actual,'sky','o'),(pred,'orange','x')):
-        ax.scatter(*pts.view(-1,2).T.tolist(), s=18, c=okabe_ito[c], marker=marker)
+    for pts,c,marker,label in ((actual,'sky','o','actual'),(pred,'orange','x','predicted')):
+        if pts is not None: ax.scatter(*pts.view(-1,2).T.tolist(), s=18, c=okabe_ito[c], marker=marker, label=label)
 
 @patch
 def _draw_masks(self:HeatmapMixin, axs, names, img, actual, pred):
     "The image, its actual mask and the predicted one, with the names of their classes; the background stays uncoloured"
     vocab = class_names(self.learn) or []
-    def _coloured(i): return (i<len(vocab) and not _is_background(vocab[i])) if vocab else i>0
+    def _coloured(i): return (i<len(vocab) and not is_background(vocab[i])) if vocab else i>0
     for ax,title,m in zip(axs, names, (None,actual,pred)):
         ax.imshow(to_picture(img))
         ax.axis('off')
@@ -222,11 +213,39 @@ def _draw_masks(self:HeatmapMixin, axs, names, img, actual, pred):
             shown = [i for i in classes[counts.argsort(descending=True)].long().tolist() if _coloured(i)]
             opacity = .6*np.isin(to_np(m).reshape(m.shape[-2:]), shown)
             m.show(ctx=ax, alpha=opacity, vmin=0, vmax=max(1, len(vocab)-1))
-            says = _label_text([vocab[i] if vocab else i for i in shown])
+            says = label_text([str(vocab[i] if vocab else i) for i in shown])
             title = textwrap.shorten(f'{title}: {says}', 30, placeholder=' ...')
         ax.set_title(title, fontsize=9)
 
+# %% ../../nbs/interpret/03_top_losses.ipynb #0c47734f
+def _at(o, j): return None if o is None else o[j]
+
+@patch
+def _labels(self:HeatmapMixin, y, items, outs, preds, decoded, targs, n_inp):
+    "Of each item a list of its `_Label`s; the first `n_inp` parts of items and outs are the image"
+    vocabs,n = vocabs_of(self.learn),len(targs)
+    vocabs = vocabs if len(vocabs)==n else [class_names(self.learn)]*n
+    probs = list(preds) if isinstance(preds, (list,tuple)) else [preds]+[None]*(n-1)
+    ys = [y,*targs[1:]] # of several targets the types that the batch had
+    def _one(j, k):
+        pred = None if outs is None else (_at(decoded[k], j),outs[j][n_inp+k])
+        return _Label(ys[k], pred, (targs[k][j],items[j][n_inp+k]), _at(probs[k], j), vocabs[k])
+    return [[_one(j, k) for k in range(n)] for j in range(len(items))]
+
+def _differ(y, targs, decoded):
+    "Of each item, is its actual label another than the predicted one? None where labels are no classes and no masks"
+    if not isinstance(y, (TensorCategory,TensorMask)): return [False]*len(targs)
+    a,b = (o.as_subclass(Tensor) for o in (targs,decoded))
+    if a.numel()!=b.numel(): return None
+    return (a.flatten(1)!=b.flatten(1)).any(1).tolist() if a.ndim>1 else (a!=b.flatten()).tolist()
+
 # %% ../../nbs/interpret/03_top_losses.ipynb #da5cbda6
+def _above_map(c, h, j, alone, is_mask, sees):
+    "The title of map `j` of a column"
+    by_class = is_mask and h.target is not None and explainers[h.method].by_class
+    res = [] if alone else [f'{c.title} {h.target[j]}' if by_class else c.title]
+    return [*res, _faint_text(h, j, sees) if sees else '', 'empty map' if h[j].is_empty else '']
+
 @patch
 def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, thresh, text,
                    nrows=None, ncols=None, figsize=None, **kwargs):
@@ -235,27 +254,30 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
     with self.learn.no_bar(): inps,preds,targs,decoded,losses = self[idxs]
     inps,targs,decoded = tuplify(inps),tuplify(targs),tuplify(decoded)
     _,y,items = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
-    _,_,outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))
+    outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))[2] if len(decoded)==len(targs) else None
     is_mask = isinstance(y, TensorMask)
-    columns = self._columns(method, target, (targs[0],decoded[0],preds.shape[1]) if is_mask else None, inps[0][:1])
+    masks = (targs[0],decoded[0],preds.shape[1]) if is_mask else None
+    columns = self._columns(method, target, masks, inps[0][:1], _differ(y, targs[0], decoded[0]))
     def _maps(c): return self.heatmaps(idxs, c.method, c.target, **(dict(kwargs, layer=layer) if c.options else {}))
     maps = [_maps(c) for c in columns]
     names = ['input','target','prediction'] if is_mask else []
     fig,axs = _grid(len(idxs), len(names)+len(maps), nrows, (ncols or 1) if is_mask else ncols, figsize)
+    labels = self._labels(y, items, outs, preds, decoded, targs, len(inps))
+    sees = max(2, preds[0].numel()) if isinstance(y, TensorCategory) and isinstance(preds, Tensor) else 0
     for j,(row,name) in enumerate(zip(axs, self._names(idxs))):
-        img,actual,pred = items[j][0],items[j][len(inps)],outs[j][len(inps)]
+        img,actual,pred = items[j][0],items[j][len(inps)],outs and outs[j][len(inps)]
         if is_mask: self._draw_masks(row, names, img, actual, pred)
         for ax,c,h in zip(row[len(names):], columns, maps):
             if c.has is not None and not c.has[j]: continue
             _draw_map(ax, h[j], img, alpha, cmap, thresh)
             if isinstance(y, TensorPoint): _draw_points(ax, actual, pred)
-            by_class = is_mask and h.target is not None and explainers[h.method].by_class
-            above = [f'{c.title} {h.target[j]}' if by_class else c.title] if row.size>1 else []
-            if isinstance(y, TensorCategory): above.append(_faint_text(h, j, preds.shape[-1]))
+            above = _above_map(c, h, j, row.size==1, is_mask, sees)
             ax.set_title('\n'.join(o for o in above if o), fontsize=9)
         if not text: continue
-        loss,probs = losses[j].float().mean().item(),preds[j] if isinstance(preds, Tensor) else None
-        if is_mask: title = f'loss {loss:.3f}   {name}'
-        else: title = _item_title(y, (decoded[0][j],pred), (targs[0][j],actual), probs, loss, name)
+        loss = losses[j].float().mean().item()
+        title = f'loss {loss:.3f}   {name}' if is_mask else _item_title(labels[j], loss, name)
+        if outs is None and maps[0].target is not None: title += f'\nmap of {maps[0].target[j]}'
         row[0].set_title(f'{title}\n{row[0].get_title()}'.rstrip(), fontsize=8.5)
+    if isinstance(y, TensorPoint):
+        fig.legend(*axs[0,0].get_legend_handles_labels(), loc='outside lower center', ncol=2, frameon=False)
     return finished(fig)
