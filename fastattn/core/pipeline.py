@@ -142,6 +142,8 @@ def _probe(e, model, learner, x, target, layer, place, kwargs):
     if e.pixels and layer is not None:
         raise ValueError(f"{e.name!r} is drawn in the pixels of the input and reads no layer; leave `layer` out.")
     layers = cs.find(layer) if trace is None and not e.pixels else []
+    vocabs = vocabs_of(learner) if learner is not None else []
+    if len(vocabs)>1 and not callable(target): target = OutputOf(target, vocabs)
     target = Target(target, vocab, regression=learner is not None and vocab is None)
     return Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place)
 

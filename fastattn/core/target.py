@@ -192,7 +192,7 @@ def resolve(self:Target,
     self.n,self.settled = n,True
     if self.custom:
         self.target = self.target.settle(out, self.vocab, n, probe)
-        return
+        if self.custom: return # else it has settled for a class
     boxes = isinstance(out, dict) and isinstance(out.get('pred_boxes'), Tensor)
     out = model_output(out).detach()
     if out.ndim==1: out = out[:,None]

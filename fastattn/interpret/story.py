@@ -18,6 +18,7 @@ from ..core.layers import *
 from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
+from ..core.labels import *
 from ..models.soft_attention import *
 import dataclasses
 
@@ -47,7 +48,7 @@ def prediction_labels(
     learn, # A `Learner`
     out # Output of its model for a batch
 )->list: # One string for each image; '' where the model has no classes
-    "Predicted classes with their probabilities, such as `'cat 75%'`"
+    "Predicted classes with their probabilities, such as `'cat 0.75'`; of several labels three, and a count of the rest"
     names,n = class_names(learn),len(out) if isinstance(out, Tensor) else 0
     if names is None or not isinstance(out, Tensor) or out.ndim!=2: return ['']*n
     out = out.as_subclass(Tensor).detach().float().cpu()
@@ -55,16 +56,18 @@ def prediction_labels(
     if out.shape[1]==1 and len(names)==2: return _binary_labels(names, (act or torch.sigmoid)(out)[:,0])
     pred = dec(out) if dec else out.argmax(1)
     probs = act(out) if act else None # without an activation the scores are no probabilities
-    def _label(i, c): return str(names[c]) if probs is None else f'{names[c]} {probs[i,c]:.0%}'
+    def _labels(i, cs):
+        if probs is None: return listed_text([names[c] for c in cs]) or 'nothing'
+        return scored_text([names[c] for c in cs], probs[i,cs].tolist())
     if pred.dtype==torch.bool: # several labels for each image
         picked = [row.nonzero().flatten().tolist() for row in pred]
-        return [', '.join(_label(i, c) for c in cs) or 'nothing' for i,cs in enumerate(picked)]
+        return [_labels(i, cs) for i,cs in enumerate(picked)]
     if out.shape[1]!=len(names) or pred.ndim!=1: return ['']*n
-    return [_label(i, c) for i,c in enumerate(pred.long().tolist())]
+    return [_labels(i, [c]) for i,c in enumerate(pred.long().tolist())]
 
 def _binary_labels(names, probs):
     "Labels for two classes from the probability of the second"
-    return [f'{names[int(p>.5)]} {max(p, 1-p):.0%}' for p in probs.tolist()]
+    return [f'{names[int(p>.5)]} {max(p, 1-p):.2f}' for p in probs.tolist()]
 
 # %% ../../nbs/interpret/01_story.ipynb #4f5f68e8
 @dataclasses.dataclass
@@ -82,17 +85,13 @@ def _validation_item(learn, i):
     items = learn.dls.valid_ds.items
     if not -len(items)<=i<len(items): raise ValueError(f"There is no validation item {i}; there are {len(items)}.")
     one = getattr(items, 'iloc', L(items))[[i]]
-    with undisturbed(learn): b = learn.dls.test_dl(one, with_labels=True, bs=1, num_workers=0).one_batch()
+    with undisturbed(learn):
+        dl = learn.dls.test_dl(one, with_labels=True, bs=1, num_workers=0)
+        b = dl.one_batch()
     item = one.iloc[0] if isinstance(one, pd.DataFrame) else one[0]
     # an item may also be a number or a name that the data block looks up
     is_file = isinstance(item, (str,Path)) and Path(item).is_file()
-    return item if is_file else b[0],_actual_label(class_names(learn), b[1] if len(b)>1 else None)
-
-def _actual_label(names, y):
-    "The label of a batch of one as text; '' where it is no class"
-    if names and isinstance(y, TensorMultiCategory):
-        return ', '.join(str(n) for n,v in zip(names, y[0].tolist()) if v) or 'nothing'
-    return str(names[int(y)]) if names and isinstance(y, TensorCategory) else ''
+    return item if is_file else b[0],labels_of(learn, dl, b)[0]
 
 # %% ../../nbs/interpret/01_story.ipynb #c94750e7
 def _shrunk(pic, side):
