@@ -54,8 +54,9 @@ def log_picture(
     learn, # A `Learner`
     name:str, # What it is called there
     pic, # A PIL image or a figure
-    caption:str=None # Below it, on Weights & Biases
+    caption:str=None, # Below it, on Weights & Biases
+    step:int=None # Of TensorBoard; None is the learner's current one, which predictions set to 0
 ):
     "Send a picture to the learner's dashboards, at the current step of the training"
-    if t := _tensorboard(learn): t[0].add_image(name, _pixels(pic), t[1], dataformats='HWC')
+    if t := _tensorboard(learn): t[0].add_image(name, _pixels(pic), ifnone(step, t[1]), dataformats='HWC')
     if w := _wandb(learn): w[0].log({name:w[0].Image(_pixels(pic), caption=caption)}, step=w[1])

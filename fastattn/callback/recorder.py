@@ -162,7 +162,8 @@ def _log_statistics(self:AttentionRecorder):
     df = self.stats
     df = df[df.epoch==self.epochs-1].drop(columns=['iter','epoch'])
     means = df.groupby('layer').mean()
-    log_numbers(self.learn, {f'{k} of {l}':v for l,row in means.iterrows() for k,v in row.items()})
+    def _name(k, l): return f'{k} of layers/{self.titles.get(l, l)}'
+    log_numbers(self.learn, {_name(k, l):v for l,row in means.iterrows() for k,v in row.items()})
 
 # %% ../../nbs/callback/04_recorder.ipynb #9f63d193
 @patch(as_prop=True)

@@ -30,7 +30,10 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
             dl = learn.dls.test_dl(learn.dls.train.items, with_labels=True)
         if len(learn.dls[ds_idx].dataset if dl is None else dl.dataset)==0:
             raise ValueError("There is nothing to interpret: the data set is empty.")
-        return super().from_learner(learn, ds_idx=ds_idx, dl=dl, act=act)
+        step = getattr(learn, 'train_iter', None) # of the training, which the predictions set to 0
+        res = super().from_learner(learn, ds_idx=ds_idx, dl=dl, act=act)
+        res.step = step
+        return res
 
     def top_losses(self,
         k:int=None, # Return `k` losses, defaults to all
@@ -91,7 +94,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
             raise ValueError("The learner has no TensorBoardCallback or WandbCallback that has logged a training; "
                              "add one with `learn.add_cb` and train.")
         fig = self.plot_top_losses(k, largest, heatmap, return_fig=True, **kwargs)
-        log_picture(self.learn, name, fig)
+        log_picture(self.learn, name, fig, step=getattr(self, 'step', None))
         return fig
 
     def _top_idxs(self, k, largest):

@@ -1,23 +1,26 @@
 """fastai's kinds of labels and the learners people train on them, small: for tests over all of them"""
-import functools, random
+import functools
 from functools import partial
 import numpy as np, timm, torch
-from fastai.vision.all import (CategoryBlock, CrossEntropyLossFlat, DataBlock, EncodedMultiCategorize, ImageBlock, L, Learner,
-    MaskBlock, MSELossFlat, MultiCategoryBlock, BCEWithLogitsLossFlat, Module, PointBlock, RandomSplitter, RegressionBlock,
-    TensorPoint, get_image_files, nn, parent_label, resnet18, unet_learner, vision_learner)
+from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, CrossEntropyLossFlat, DataBlock, ImageBlock, L,
+                               Learner, MaskBlock, Module, MSELossFlat, MultiCategoryBlock, NormType, PointBlock,
+                               RandomSplitter, RegressionBlock, get_image_files, nn, parent_label, resnet18,
+                               unet_learner, vision_learner)
 from fastattn.all import attention_learner, attention_unet_learner
-from fastattn.data.demo import demo_dls, demo_masks, demo_path
+from fastattn.data.demo import demo_arch, demo_masks, demo_path
 
 words = ['umbrella','airplane','telephone','anchor','knight','cat','skull','coffee']
 
 @functools.lru_cache(None)
-def files(n=24): return L(get_image_files(demo_path(n=64)/'train').sorted()[:n])
+def files(n=16): return L(get_image_files(demo_path(n=64)/'train').sorted()[:n])
 
 def _place(f): # where the object is, `(x,y)`
     at = demo_masks([f])[0].nonzero().float().mean(0)
     return [float(at[1]), float(at[0])]
 
-def _several(f): return [parent_label(f), *(['left'] if _place(f)[0]<32 else []), *(['high'] if _place(f)[1]<32 else [])]
+def _several(f):
+    x,y = _place(f)
+    return [parent_label(f), *['left']*(x<32), *['high']*(y<32)]
 def _one_hot(f): return [int(w==parent_label(f)) for w in words]
 def _share(f): return float(demo_masks([f])[0].float().mean())
 def _mask(f): return np.uint8(demo_masks([f])[0])
@@ -37,7 +40,8 @@ kinds = dict( # blocks, the functions that give the labels, number of outputs, l
 
 def dls_of(kind, bs=8, **kwargs):
     blocks,ys,_,_ = kinds[kind]
-    db = DataBlock((ImageBlock,*[b() for b in blocks]), n_inp=1, get_y=ys, splitter=RandomSplitter(.4, seed=1), **kwargs)
+    db = DataBlock((ImageBlock,*[b() for b in blocks]), n_inp=1, get_y=ys, splitter=RandomSplitter(.4, seed=1),
+                   **kwargs)
     return db.dataloaders(files(), bs=bs, num_workers=0)
 
 class TwoLosses(Module):
@@ -50,15 +54,14 @@ def learner_of(arch, kind, bs=8, **kwargs):
     "A small learner; None where the architecture is not for this kind of label"
     dls,(_,_,n,loss) = dls_of(kind, bs),kinds[kind]
     n,loss = n or len(dls.vocab),loss or TwoLosses()
+    opts = dict(n_out=n, loss_func=loss, pretrained=False, **kwargs)
     if kind=='masks':
-        if arch=='vision_learner': return unet_learner(dls, resnet18, pretrained=False, n_out=n, loss_func=loss, **kwargs)
-        if arch=='attention_unet_learner': return attention_unet_learner(dls, resnet18, pretrained=False, n_out=n,
-                                                                         loss_func=loss, **kwargs)
-        return
-    if arch=='vision_learner': return vision_learner(dls, resnet18, pretrained=False, n_out=n, loss_func=loss, **kwargs)
-    if arch=='attention_learner': return attention_learner(dls, resnet18, pretrained=False, n_out=n, loss_func=loss,
-                                                           **kwargs)
+        if arch=='vision_learner': return unet_learner(dls, demo_arch, norm_type=NormType.Batch, **opts)
+        return attention_unet_learner(dls, demo_arch, **opts) if arch=='attention_unet_learner' else None
+    if arch=='vision_learner': return vision_learner(dls, resnet18, **opts)
+    if arch=='attention_learner': return attention_learner(dls, resnet18, **opts)
     if arch=='timm ViT':
         vit = timm.create_model('test_vit', img_size=64, num_classes=n)
         return Learner(dls, vit, loss_func=loss, **kwargs)
+
 architectures = ['vision_learner','timm ViT','attention_learner','attention_unet_learner']
