@@ -17,7 +17,8 @@ longest = {
     'tests/cli/test_train.py':290, 'nbs/detr/09_plots.ipynb':280, 'nbs/models/05_learners.ipynb':95,
     'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75, 'nbs/index.ipynb':60,
     'tests/cams/test_cam_parity.py':50, 'nbs/cams/06_cams.ipynb':50, 'nbs/interpret/04_interpretation.ipynb':45,
-    'nbs/metrics/03_sanity.ipynb':45, 'nbs/cli/03_train.ipynb':40, 'nbs/features/03_projection.ipynb':37,
+    'tests/field/test_blocks.py':85, 'tests/field/test_recorder.py':45, 'tests/field/test_notebook.py':25,
+    'tests/field/test_dashboards.py':22, 'nbs/metrics/03_sanity.ipynb':45, 'nbs/cli/03_train.ipynb':40, 'nbs/features/03_projection.ipynb':37,
     'nbs/tutorials/vit_large.ipynb':36, 'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25}
 
 def pytest_collection_modifyitems(config, items):
@@ -34,7 +35,8 @@ def _classes():
     "The classes that `@patch` adds methods to: this library's, and fastai's `Learner`"
     from fastai.learner import Learner
     modules = [m for n,m in list(sys.modules.items()) if n.split('.')[0]=='fastattn']
-    return {Learner, *(c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__.startswith('fastattn'))}
+    def _is_ours(c): return isinstance(c, type) and c.__module__.startswith('fastattn')
+    return {Learner, *(c for m in modules for c in vars(m).values() if _is_ours(c))}
 
 class NotebookFile(pytest.File):
     def collect(self): yield NotebookItem.from_parent(self, name=self.path.stem)

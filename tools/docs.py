@@ -32,17 +32,25 @@ def _scrub(o):
         o.text = _text(_stderr(o.text) if o.name == 'stderr' else o.text)
         return o if o.text.strip() else None
     if o.output_type == 'error': o.traceback = [_text(t) for t in o.traceback]
-    for k, v in o.get('data', {}).items():
-        if k.startswith('text/'): o.data[k] = _text(v)
+    data = o.get('data', {})
+    # pictures inside HTML are not shown on GitHub, where the same as PNG is
+    if 'image/png' in data and 'src="data:' in data.get('text/html', ''): del data['text/html']
+    for k, v in data.items():
+        if k.startswith('text/'): data[k] = _text(v)
     return o
 
 def _timeless(outs):
     return re.sub(r'\b\d+:\d\d\b', '',
                   json.dumps([(o.get('data'), o.get('text'), o.get('traceback')) for o in outs], sort_keys=True))
 
+def _is_left_over(o, source):
+    "A figure that a test has made and left to pyplot, which is nothing to look at"
+    last = (source.strip().splitlines() or [''])[-1]
+    return o.output_type=='display_data' and 'image/png' in o.data and re.match(r'\s*(test_|assert |for .*test_)', last)
+
 def _scrub_cell(cell, old):
     "Scrub the outputs of `cell`; where only the clock differs from the `old` ones, keep those"
-    cell.outputs = [o for o in map(_scrub, cell.outputs) if o]
+    cell.outputs = [o for o in map(_scrub, cell.outputs) if o and not _is_left_over(o, cell.source)]
     if _timeless(cell.outputs) == _timeless(old): cell.outputs = old
 
 def execute(path:Path):

@@ -7,6 +7,7 @@ __all__ = ['Interpretation', 'SegmentationInterpretation', 'ClassificationInterp
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #06eb7e1d
 from fastai.vision.all import *
+from ..checks import *
 from ..core.hooks import *
 from ..core.sampling import *
 from ..callback.dashboards import *
@@ -15,6 +16,15 @@ from fastai import interpret as fastai_interpret
 import functools
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #32116c76
+def _check_learner(learn, ds_idx, dl):
+    "Raise `ValueError` where there is no loss function, or no such data set"
+    if learn.loss_func is None:
+        raise ValueError("Losses are computed here, and the learner has no loss function; set `learn.loss_func`.")
+    n = len(learn.dls.loaders)
+    if dl is None and not -n<=ds_idx<n:
+        raise ValueError(f"The learner has no data set {ds_idx}, which is the validation set by default: it has {n}; "
+                         "choose another with `ds_idx`, or pass `dl`.")
+
 class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
     "fastai's `Interpretation`, with heatmaps"
     @classmethod
@@ -24,7 +34,8 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         dl=None, # `DataLoader` used to make predictions
         act=None # Override default or set prediction activation function
     ):
-        "Construct interpretation object from a learner; raises `ValueError` where there are no items"
+        "Construct interpretation object from a learner; raises `ValueError` without items, or without a loss function"
+        _check_learner(learn, ds_idx, dl)
         # the loader of the training set augments, so that its losses would not be those of the images shown
         if dl is None and ds_idx==0 and isinstance(learn.dls.train_ds, Datasets) and type(learn.dls.train) is TfmdDL:
             dl = learn.dls.test_dl(learn.dls.train.items, with_labels=True)
@@ -211,6 +222,8 @@ def _with_heatmaps(f):
     @functools.wraps(f)
     def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, heatmap=False, **kwargs):
         if not heatmap: return f(self, ds_idx=ds_idx, dl=dl, max_n=max_n, shuffle=shuffle, **kwargs)
+        _check_learner(self, ds_idx, dl)
+        at_least(1, max_n=max_n)
         dl = ifnone(dl, self.dls[ds_idx])
         n = len(dl.dataset)
         if n==0: raise ValueError("There are no results to show: the data set is empty.")

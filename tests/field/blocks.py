@@ -59,7 +59,7 @@ def learner_of(arch, kind, bs=8, **kwargs):
         if arch=='vision_learner': return unet_learner(dls, demo_arch, norm_type=NormType.Batch, **opts)
         return attention_unet_learner(dls, demo_arch, **opts) if arch=='attention_unet_learner' else None
     if arch=='vision_learner': return vision_learner(dls, resnet18, **opts)
-    if arch=='attention_learner': return attention_learner(dls, resnet18, **opts)
+    if arch=='attention_learner': return attention_learner(dls, demo_arch, **opts)
     if arch=='timm ViT':
         vit = timm.create_model('test_vit', img_size=64, num_classes=n)
         return Learner(dls, vit, loss_func=loss, **kwargs)

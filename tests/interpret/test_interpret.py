@@ -75,7 +75,7 @@ def test_with_heatmap(learn):
     v = learn.dls.vocab
     assert (f'pred: {v[d[0]]} {p[0][d[0]]:.2f}' in title and f'actual: {v[t[0]]} {p[0][t[0]]:.2f}' in title and
             interp.dl.items[i].name in title)
-    assert not plt.get_fignums()
+    assert len(plt.get_fignums())==1 # the last one stays open, as after fastai's own
 
 def test_one_batched_pass(learn):
     "All k heatmaps come from one pass over one batch"
