@@ -20,22 +20,47 @@ def as_batch(
     model:nn.Module # The model that takes it
 )->Tensor: # `(bs,c,h,w)`
     "`x` on the model's device and in its type; raises `TypeError` or `ValueError` if it is no such batch"
-    if isinstance(x, (tuple,list)) and len(x)==1: x = x[0]
+    _check_model(model)
+    if isinstance(x, (tuple,list)) and (len(x)==1 or _has_labels(x)): x = x[0]
     if not isinstance(x, Tensor):
         raise TypeError("`x` must be a batch (bs,c,h,w), a picture, or a list of pictures; "
                         f"it is a {type(x).__name__}.")
+    if x.layout!=torch.strided: raise ValueError("`x` is a sparse tensor; give `x.to_dense()`.")
     x = x.as_subclass(Tensor)
     if x.ndim==3: x = x[None]
     if x.ndim!=4: raise ValueError(f"`x` must have the shape (bs,c,h,w); it has {tuple(x.shape)}.")
     if len(x)==0: raise ValueError("`x` is an empty batch: there is nothing to explain.")
+    _check_values(x)
     p = next((p for p in model.parameters() if p.is_floating_point()), None)
     if p is not None: x = x.to(p.device)
     if p is not None and not torch.is_autocast_enabled(x.device.type): x = x.to(p.dtype)
     _check_channels(x, model)
     return x
 
+def _has_labels(x):
+    "Is it a batch of a data loader, images with their labels?"
+    def _is_label(o): return isinstance(o, Tensor) and (not o.is_floating_point() or isinstance(o, TensorCategory))
+    return len(x)>1 and isinstance(x[0], Tensor) and x[0].ndim==4 and all(map(_is_label, x[1:]))
+
+def _check_model(model):
+    if isinstance(model, (torch.jit.ScriptModule,torch.jit.ScriptFunction)):
+        raise TypeError("A traced or scripted model runs outside of Python, where nothing in it can be recorded; "
+                        "explain the model that it was made from.")
+
+def _check_values(x):
+    "Raise `ValueError` where the numbers are none that a model sees"
+    if x.is_meta: raise ValueError("`x` is a meta tensor, which has a shape and no values.")
+    if x.is_complex(): raise ValueError("`x` holds complex numbers; give the real ones that the model was trained on.")
+    if not x.is_floating_point():
+        kind = str(x.dtype).removeprefix('torch.')
+        raise ValueError(f"`x` holds {kind} and not the normalised floats that the model was trained on; pass pictures "
+                         "(paths or PIL images), or convert as in training, such as `(x/255-mean)/std`. "
+                         "Where the model does that itself, pass `x.float()`.")
+
 def _check_channels(x, model):
     conv,c = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None),x.shape[1]
+    if conv is not None and c!=conv.in_channels==x.shape[3]:
+        raise ValueError(f"`x` has its channels last, its shape is {tuple(x.shape)}; give `x.permute(0,3,1,2)`.")
     if conv is None or conv.in_channels<=c: return
     # the first convolution may come after a layer that makes channels
     if c<3 or conv.in_channels<=16:

@@ -221,8 +221,8 @@ def explain(
     images; `TypeError` where `learn`, `x` or `layer` is of another type; `RuntimeError` where the method needs
     gradients and none reach the layer."""
     if not isinstance(learn, (nn.Module,Learner)):
-        raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; "
-                        "a file is loaded with `load_learner`.")
+        raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; a file is loaded with "
+                        "`load_learner`, and of an exported program `.module()` is a model.")
     model,learner = (learn,None) if isinstance(learn, nn.Module) else (learn.model,learn)
     size = _size(size)
     one_of(fusions, fuse=fuse)

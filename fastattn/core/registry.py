@@ -12,7 +12,7 @@ from ..checks import *
 from .hooks import *
 from collections.abc import MutableMapping
 from importlib import import_module
-import dataclasses
+import dataclasses,functools,re
 
 # %% ../../nbs/core/09_registry.ipynb #87993c7e
 @dataclasses.dataclass
@@ -74,7 +74,12 @@ def explainer(**kwargs):
     "Decorator that registers `f(p) -> (bs,gh,gw)` under its own name; takes the fields of `Explainer`"
     def _inner(f):
         explainers[f.__name__] = Explainer(f, **kwargs)
-        return f
+        @functools.wraps(f)
+        def _of_probe(p, *args, **kw):
+            if isinstance(p, (nn.Module,Learner)):
+                raise TypeError(f"{f.__name__!r} is a method of `explain`: write `explain(learn, x, {f.__name__!r})`.")
+            return f(p, *args, **kw)
+        return _of_probe
     return _inner
 
 # %% ../../nbs/core/09_registry.ipynb #91516a62
@@ -112,13 +117,21 @@ def pick_method(
 )->Explainer:
     "The method of that name, or the preferred one for `'auto'`; raises `ValueError` if none suits the model"
     if method=='auto': return _preferred(model, by_class, x, target)
-    if method not in explainers:
-        raise ValueError(f"No explainer is called {method!r}; there are: {', '.join(sorted(explainers))}.")
-    e = explainers[method]
+    e = explainers[_registered(method)]
     if e.why and not e.suited(model):
         raise ValueError(f"{method!r} does not suit this model: {e.why}. "
                          f"Methods that do: {', '.join(suitable(model))}.")
     return e
+
+def _plain(name): return re.sub(r'[^a-z0-9]', '', str(name).lower().replace('++', 'plusplus'))
+
+def _registered(method):
+    "The registered name that the user means, such as `'gradcam_plus_plus'` for `'Grad-CAM++'`"
+    if isinstance(method, str) and method in explainers: return method
+    found = [n for n in explainers if _plain(n)==_plain(method)]
+    if len(found)==1: return found[0]
+    raise ValueError(f"No explainer is called {method!r}; close names: {close_names(method, sorted(explainers))}. "
+                     f"All: {', '.join(sorted(explainers))}.")
 
 def _preferred(model, by_class, x, target):
     def _answers(e): return target is None or e.answers is None or e.answers(target)

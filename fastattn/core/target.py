@@ -39,12 +39,27 @@ def model_output(
     "The model's scores; raises `ValueError` if a container does not tell which of its entries they are"
     if isinstance(out, Tensor): return out
     is_dict = isinstance(out, dict)
-    for k in ('logits','pred_logits'):
+    for k in ('logits','pred_logits','out'): # of transformers, of detectors, of torchvision's segmentation
         if is_dict and isinstance(out.get(k), Tensor): return out[k]
-    what = f"a {type(out).__name__}" + (f" with keys {list(out)}" if is_dict else '')
-    key = repr(next(iter(out))) if is_dict else '0'
+    what,(name,t) = f"a {type(out).__name__}" + (f" with keys {list(out)}" if is_dict else ''),_first_tensor(out)
     raise ValueError(f"The model returns {what}; say which scores you mean with a function, "
-                     f"such as `target=lambda o, idx: o[{key}][:, 0]`.")
+                     f"such as `target=lambda o, idx: o{name}{_one_score(t)}`.")
+
+def _first_tensor(out):
+    "How the first tensor in a model's output is reached, and the tensor"
+    def _is_part(v): return isinstance(v, (Tensor,dict,list,tuple))
+    if isinstance(out, dict): parts = [(f'[{k!r}]',v) for k,v in out.items()]
+    elif isinstance(out, (list,tuple)): parts = [(f'[{i}]',v) for i,v in enumerate(out)]
+    else: parts = [(f'.{k}',v) for k,v in getattr(out, '__dict__', {}).items()]
+    k,v = next(((k,v) for k,v in parts if _is_part(v)), ('',None))
+    if v is None or isinstance(v, Tensor): return k,v
+    inner,t = _first_tensor(v)
+    return k+inner,t
+
+def _one_score(t):
+    "The end of an expression that makes one score for each row of a tensor"
+    if t is None or t.ndim==2: return '[:, 0]'
+    return {0:'[None]', 1:'', 3:'[:, 0, 0]'}.get(t.ndim, '[:, 0].mean((1, 2))')
 
 # %% ../../nbs/core/05_target.ipynb #87f7f748
 def config_of(
@@ -182,6 +197,10 @@ class Target:
         return res
 
 # %% ../../nbs/core/05_target.ipynb #96eb19c7
+def _with_rows(out):
+    "`(rows,1)` where the model gives one number for each image, also if it squeezes that of a single one"
+    return out[None,None] if out.ndim==0 else out[:,None] if out.ndim==1 else out
+
 @patch
 def resolve(self:Target,
     out, # What the model returned for the images
@@ -194,8 +213,7 @@ def resolve(self:Target,
         self.target = self.target.settle(out, self.vocab, n, probe)
         if self.custom: return # else it has settled for a class
     boxes = isinstance(out, dict) and isinstance(out.get('pred_boxes'), Tensor)
-    out = model_output(out).detach()
-    if out.ndim==1: out = out[:,None]
+    out = _with_rows(model_output(out)).detach()
     if len(out)!=n: raise ValueError(f"The model returned {len(out)} rows for {n} images; "
                                      "say how to score them with `target=lambda output, idx: ...`.")
     if self.regression and self.target is None: return
@@ -250,8 +268,7 @@ def _region(self:Target, out):
 # %% ../../nbs/core/05_target.ipynb #ff945892
 @patch
 def _class_scores(self:Target, out, idx):
-    out = model_output(out).as_subclass(Tensor)
-    if out.ndim==1: out = out[:,None]
+    out = _with_rows(model_output(out).as_subclass(Tensor))
     if self.idx is None: return out.flatten(1).sum(1)
     rows,which = torch.arange(len(idx), device=out.device),idx.to(out.device)
     classes = self.idx.to(out.device)[which]
