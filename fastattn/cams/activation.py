@@ -11,39 +11,36 @@ from ..checks import *
 from ..core.pipeline import *
 from .gradient import *
 
-# %% ../../nbs/cams/04_activation.ipynb #7e65d14e
-def _only_averages(pool):
-    "Does a pooling layer average, and neither take maxima nor concatenate both?"
-    kind = type(pool).__name__
-    return 'Concat' not in kind and 'max' not in (kind+str(getattr(pool, 'pool_type', ''))).lower()
-
-def _classifier(model):
-    "The one linear layer behind average pooling, or None"
-    # a soft attention has a linear layer of its own in its `mask`
-    lins = [m for n,m in model.named_modules() if isinstance(m, nn.Linear) and 'mask' not in n.split('.')]
-    pools = [m for m in model.modules() if 'Pool' in type(m).__name__]
-    return lins[0] if len(lins)==1 and pools and _only_averages(pools[-1]) else None
-
 # %% ../../nbs/cams/04_activation.ipynb #21348c62
-def _reads_last(model, x): return candidates(model, x).auto().channels==_classifier(model).weight.shape[1]
+def _has_convolutions(model): return any(isinstance(m, nn.Conv2d) for m in model.modules())
 
-def _check_width(w, a):
-    if w.shape[1]==a.shape[1]: return
-    raise ValueError(f"CAM needs the layer in front of the pooling: the classifier reads {w.shape[1]} channels "
-                     f"and this layer has {a.shape[1]}. Leave `layer` out.")
+def _is_exact(model, x):
+    "Is CAM defined for this model? Found out with one image"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: explain(model, x[:1], 'cam')
+        except (ValueError,RuntimeError): return False
+    return True
 
-@explainer(suits=_classifier, fits=_reads_last,
-           why="CAM needs average pooling straight into one linear layer ('gradcam' does not)")
+@explainer(grad=True, suits=_has_convolutions, fits=_is_exact, why="it has no convolutions")
 def cam(p):
-    "CAM (Zhou et al. 2016, eq. 2): features weighted by the classifier's weights for the class"
-    w = _classifier(p.model).weight.detach().float()
-    p.out # fixes the predicted class
-    if p.target.idx is None:
-        raise ValueError("CAM reads the weights of a class, so its target must be a class; 'gradcam' takes functions.")
-    w_c = w[p.target.idx.to(w.device)] * p.target.sign.to(w)[:,None]
-    a = p.acts[-1]
-    _check_width(w, a)
-    return [weighted_sum(w_c, a)]
+    """CAM (Zhou et al. 2016, eq. 2): features weighted by the classifier's weights for the class
+
+    The mean of the map over the positions, plus the bias, is the score. Raises `ValueError` where no map has this
+    property, since the score is no weighted sum of the features: maxima are pooled, or a norm or a second layer lies in
+    between."""
+    a,g = p.acts[-1],p.grads()[-1]
+    # without half of the features, drawn at random, the score must be less by their share
+    kept = torch.rand(a[0].shape, generator=torch.Generator().manual_seed(0)).to(a.device)>.5
+    whole,rest = p.score().float(),p.score(edit=lambda o: o*kept, layer=len(p.layers)-1).float()
+    off = (whole-rest-(a*g*~kept).flatten(1).sum(1)).abs()
+    coarse = p.x.dtype in (torch.half,torch.bfloat16) or torch.is_autocast_enabled(p.x.device.type)
+    scale = (a*g).abs().flatten(1).sum(1)+whole.abs()
+    if not (off < (.05 if coarse else 1e-3)*scale).all():
+        raise ValueError("CAM is defined where the score is a mean over positions of weighted features, such as behind "
+                         f"average pooling and one linear layer; at {p.layers[-1]!r} of this model it is not. "
+                         "Leave `layer` out if you gave one, or take 'gradcam'.")
+    return [(a*g).sum(1)*a[0,0].numel()]
 
 # %% ../../nbs/cams/04_activation.ipynb #73d15144
 @explainer(by_class=False)

@@ -101,11 +101,14 @@ def suitable(
     x:Tensor=None # A batch `(bs,c,h,w)`: leaves out methods that do not work for such images
 )->list: # Names, by preference
     "The names of the explainers that suit `model`"
-    def _suits(e):
-        return (e.by_class or not by_class) and e.suited(model) and (x is None or e.fits is None or e.fits(model, x))
-    def _find(): return [n for n in ranked() if _suits(explainers[n])]
-    key = tuple((n,id(e)) for n,e in explainers.items()),by_class,None if x is None else tuple(x.shape[1:])
-    return list(facts.about(model, 'suitable', key, _find)) # checking all takes as long as a pass through a small model
+    return [n for n in ranked() if _suits(n, model, by_class, x)]
+
+def _suits(name, model, by_class, x):
+    "Does the method of that name suit the model, and work for these images? Some need a pass to know it"
+    e = explainers[name]
+    def _find(): return e.suited(model) and (x is None or e.fits is None or e.fits(model, x))
+    key = id(e),None if x is None else tuple(x.shape[1:])
+    return (e.by_class or not by_class) and facts.about(model, f'suits {name}', key, _find)
 
 # %% ../../nbs/core/09_registry.ipynb #555a76f1
 def pick_method(
@@ -135,7 +138,7 @@ def _registered(method):
 
 def _preferred(model, by_class, x, target):
     def _answers(e): return target is None or e.answers is None or e.answers(target)
-    for n in suitable(model, by_class, x):
-        if _answers(explainers[n]): return explainers[n]
+    for n in ranked(): # those after the first that suits are not looked at
+        if _answers(explainers[n]) and _suits(n, model, by_class, x): return explainers[n]
     there = ', '.join(sorted(explainers))
     raise ValueError(f"No registered explainer suits this model and this target; there are: {there}.")
