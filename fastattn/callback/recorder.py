@@ -12,13 +12,15 @@ from ..image.files import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..core.hooks import *
+from ..core.layers import *
 from ..core.registry import *
+from ..core.pipeline import *
 from ..attention.tokens import *
 from .statistics import *
 from .watched import *
 from .dashboards import *
 from PIL import ImageDraw,ImageFont
-import textwrap
+import inspect,textwrap
 
 # %% ../../nbs/callback/04_recorder.ipynb #497818de
 class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
@@ -39,7 +41,10 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
         **kwargs # Options of the method
     ):
         one_of(('pred','actual'), target=target)
-        at_least(1, every=every)
+        at_least(1, every=every, max_snapshots=max_snapshots, max_points=max_points)
+        if isinstance(watch, (np.ndarray,Tensor,range)): watch = [int(i) for i in watch]
+        if is_listy(watch) and len(watch)==0: watch = 0
+        if not is_listy(watch): at_least(0, watch=watch)
         store_attr(but='kwargs')
         self.kwargs = kwargs
         self.reset()
@@ -48,21 +53,24 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
         "Delete all that was recorded"
         self._reset_statistics()
         self._reset_watched()
-        self._failed = False
+        self._failed = self._validated = False
 
     def before_fit(self):
         self._close() # hooks that an interrupted fit has left
         self._flush()
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
-        self._in_epoch = self._failed = self._has_heads = False
+        self._in_epoch = self._validated = self._failed = self._has_heads = False
         if not self.run: return
         self._record_once()
         self._check_settings()
         self._attempt(self._prepare)
+        if not self._failed and (self.layer is not None or self.kwargs): self._check_options()
 
     def before_train(self): # not reached by `validate`
         if not self.snapshots: self._draw()
-        self._in_epoch = True
+        self._in_epoch,self._validated = True,False
+
+    def after_validate(self): self._validated = self._in_epoch
 
     def before_batch(self):
         self._close()
@@ -84,10 +92,13 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
         self._in_epoch = False
         self.epochs += 1
         self._flush()
-        if has_dashboard(self.learn): self._attempt(self._log_statistics)
+        if has_dashboard(self.learn): self._send(self._log_statistics)
         if self.epochs%self._epoch_stride==0: self._draw()
 
-    def after_fit(self): self._close(); self._flush()
+    def after_fit(self):
+        self._close()
+        if self._in_epoch and self._validated: self.after_epoch() # another callback has ended the fit before our turn
+        self._flush()
 
     def __del__(self): self._close()
 
@@ -106,7 +117,17 @@ def _check_settings(self:AttentionRecorder):
     "Raise `ValueError` where a layer, a method or an image that the user has named does not exist"
     if self.layers is not None: self.names = match_modules(self.model, *L(self.layers))
     if self.method!='auto': pick_method(self.method, unwrap(self.model))
-    if n := validation_size(self.dls): self._watched_indices(n)
+    if (n := validation_size(self.dls)) and self._items is None: self._watched_indices(n)
+
+@patch
+def _check_options(self:AttentionRecorder):
+    "Raise an error where a layer or an option of the heatmaps that the user has named does not exist"
+    e = pick_method(self.method, unwrap(self.model), self.target=='actual', self.watched)
+    if self.layer is not None and e.layers is None and e.trace is None and not e.pixels:
+        candidates(self.model, self.watched).find(self.layer)
+    known = {*inspect.signature(e.f).parameters, *inspect.signature(explain).parameters}-{'p','learn','x','target'}
+    if wrong := [k for k in self.kwargs if k not in known]:
+        raise TypeError(f"{e.name!r} has no option {wrong[0]!r}; close names: {close_names(wrong[0], sorted(known))}.")
 
 @patch
 def _record_once(self:AttentionRecorder):
@@ -122,7 +143,8 @@ def _attempt(self:AttentionRecorder, f):
     try: return f()
     except Exception as e:
         if not self._failed:
-            lost = 'statistics or heatmaps' if self.names==[] else 'heatmaps'
+            lost = 'heatmaps' if self.names else 'statistics or heatmaps'
+            if self.names is None and self.watched is None: lost = 'heatmaps' # layers are looked for in a batch
             why = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
             if not isinstance(e, ValueError): why = f'{type(e).__name__}: {why}'
             warn(f"The training goes on, but AttentionRecorder records no {lost}: {textwrap.shorten(why, 300)}.")
@@ -148,9 +170,15 @@ def _layers_of_batch(self:AttentionRecorder):
 def _draw(self:AttentionRecorder):
     "Take a snapshot, and send it to the learner's dashboards"
     if self._failed: return
-    if not self.snapshots and (self.layer is not None or self.kwargs): self._snapshot() # these may be the user's slip
-    else: self._attempt(self._snapshot)
-    if has_dashboard(self.learn) and self.epochs in self.snapshots: self._attempt(self._log_heatmaps)
+    self._attempt(self._snapshot)
+    if has_dashboard(self.learn) and self.epochs in self.snapshots: self._send(self._log_heatmaps)
+
+@patch
+def _send(self:AttentionRecorder, f):
+    "Call `f`, which sends something to a dashboard; a warning if that fails, and nothing of the record is lost"
+    try: f()
+    except Exception as e:
+        warn(f"A dashboard did not take what AttentionRecorder has recorded: {type(e).__name__}: {e}.")
 
 # %% ../../nbs/callback/04_recorder.ipynb #6e7d4609
 @patch

@@ -94,6 +94,7 @@ def _listen(self:StatisticsMixin):
 
 @patch
 def _before_forward(self:StatisticsMixin, *args):
+    if getattr(self, 'learn', None) is None: return self._close() # it has been removed in the middle of a batch
     self._trace = self._hooks.enter_context(Trace(self.model, *self.names, take=act_stats))
     done = unwrap(self.model).register_forward_hook(self._after_forward, always_call=True)
     self._hooks.callback(done.remove)
@@ -118,11 +119,11 @@ def buffers_kept(
     model:nn.Module # Any model
 ):
     "Afterwards its buffers, such as running means, hold what they held before"
-    held = [(b, b.clone()) for b in model.buffers()]
+    held = [(m, n, b, b.clone()) for m in model.modules() for n,b in m._buffers.items() if b is not None]
     try: yield
     finally:
         with torch.no_grad():
-            for b,was in held: b.copy_(was)
+            for m,n,b,was in held: m._buffers[n] = b.copy_(was) # a forward pass may have put another tensor there
 
 @patch
 def _pass_beside(self:StatisticsMixin):

@@ -24,7 +24,7 @@ class WatchedMixin:
 
     def _watched_indices(self, n):
         "Indices into a validation set of `n` images; at least one, which is needed to find the layers"
-        if isinstance(self.watch, int): idxs = np.linspace(0, n-1, min(1 if self.watch==0 else self.watch, n)).round()
+        if is_whole(self.watch): idxs = np.linspace(0, n-1, min(max(1, self.watch), n)).round()
         else: idxs = self.watch
         idxs = [int(i) for i in idxs]
         wrong = [i for i in idxs if not -n<=i<n]
@@ -54,10 +54,14 @@ def _as_keys(items):
 def _find_items(self:WatchedMixin):
     "Indices of the items to watch: those that were watched before, if they are there"
     ds = self.dls.valid_ds
-    keys = _as_keys(getattr(ds, 'items', None) if hasattr(ds, 'items') else ())
+    keys = _as_keys(getattr(ds, 'items', ()))
     where = {k:i for i,k in enumerate(keys or ())}
     if self._items and all(k in where for k in self._items): return [where[k] for k in self._items]
     idxs = self._watched_indices(len(ds))
+    if self.snapshots:
+        warn("The watched images are not in the learner's new data: others are watched from now on, and the heatmaps "
+             "recorded before are deleted.")
+        self.snapshots = {}
     self._items = [keys[i] for i in idxs] if keys else None
     return idxs
 
@@ -70,6 +74,7 @@ def _watch_images(self:WatchedMixin):
     with undisturbed(self.learn):
         dl = self.dls.valid.new(shuffle=False, drop_last=False, bs=len(self.idxs), num_workers=0,
                                 get_idxs=lambda: [i%n for i in self.idxs])
+        if not hasattr(dl.after_batch, 'decode'): raise ValueError("its data loader is none of fastai's `TfmdDL`s")
         b = first(dl)
         if not isinstance(b[0], Tensor) or b[0].ndim!=4: raise ValueError("its inputs are no images `(bs,c,h,w)`")
         pictures,labels = dl.after_batch.decode(b)[0],labels_of(self.learn, dl, b)
@@ -83,7 +88,7 @@ def _watch_images(self:WatchedMixin):
 @patch
 def _snapshot(self:WatchedMixin):
     "Record heatmaps of the watched images"
-    if isinstance(self.watch, int) and self.watch==0: return
+    if is_whole(self.watch) and self.watch==0: return
     target = actual_target(self.learn, self.truth) if self.target=='actual' else None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # maps may well be empty before training

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_batch', 'model_of', 'batch_of', 'config_names', 'numbered', 'class_names', 'vocabs_of', 'OutputOf',
-           'activation_of']
+           'activation_of', 'binary_threshold', 'binary_cut']
 
 # %% ../../nbs/core/10_inputs.ipynb #2fbe4e00
 from fastai.vision.all import *
@@ -124,7 +124,7 @@ def vocabs_of(
 
 # %% ../../nbs/core/10_inputs.ipynb #ce33a2ac
 class OutputOf(CustomTarget):
-    "A class, or None, of one of the outputs of a model with several targets; of a single output the class itself"
+    "A target for a model that returns an output for each of several targets: it asks about the one that has the class"
     def __init__(self,
         target, # Class by name or number, one for each image, `'output 1'`, or None: the first output with classes
         vocabs # Class names of each output, or None where it has no classes
@@ -168,3 +168,19 @@ def activation_of(
     # PyTorch's own loss functions have no attribute `activation`
     if isinstance(f, nn.CrossEntropyLoss) or f is F.cross_entropy: return partial(F.softmax, dim=1)
     if isinstance(f, nn.BCEWithLogitsLoss) or f is F.binary_cross_entropy_with_logits: return torch.sigmoid
+
+# %% ../../nbs/core/10_inputs.ipynb #8a1fc717
+def binary_threshold(
+    learn # A `Learner` whose model has one output for two classes
+)->float:
+    "The probability from which on the second class is predicted: that of the loss function, else a half"
+    return float(getattr(learn.loss_func, 'thresh', .5))
+
+def binary_cut(
+    learn # A `Learner` whose model has one output for two classes
+)->float:
+    "The output from which on the second class is predicted; 0 is a half, where a sigmoid follows"
+    act,p = activation_of(learn),binary_threshold(learn)
+    is_probability = act is not None and not isinstance(act, nn.Sigmoid) and float(act(tensor([[.25]]))[0,0])==.25
+    if is_probability: return p # the model ends in a sigmoid of its own
+    return math.log(p/(1-p)) if 0<p<1 else 0.

@@ -45,6 +45,8 @@ def label_text(
 )->str:
     "A label as short text"
     if isinstance(v, TensorMask): return listed_text(_classes_there(v, vocab), most) or 'background'
+    if isinstance(v, LabeledBBox): return listed_text(v.lbl, most)
+    if isinstance(v, TensorBBox): return '1 box' if v.numel()==4 else f'{v.numel()//4} boxes'
     if isinstance(v, TensorPoint): return '1 point' if v.numel()==2 else f'{v.numel()//2} points'
     if isinstance(v, (Tensor,ndarray)): v = v.flatten().tolist()
     if isinstance(v, (list,tuple,L)):

@@ -144,7 +144,8 @@ def _probe(e, model, learner, x, target, layer, place, kwargs):
     layers = cs.find(layer) if trace is None and not e.pixels else []
     vocabs = vocabs_of(learner) if learner is not None else []
     if len(vocabs)>1 and not callable(target): target = OutputOf(target, vocabs)
-    target = Target(target, vocab, regression=learner is not None and vocab is None)
+    cut = binary_cut(learner) if learner is not None and vocab is not None and len(vocab)==2 else 0
+    target = Target(target, vocab, regression=learner is not None and vocab is None, cut=cut)
     return Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place)
 
 def _names(e, p):

@@ -30,10 +30,14 @@ def noise_images(
 # %% ../../nbs/core/04_sampling.ipynb #f9b06d52
 def weights_state(
     model:nn.Module # Any model
-)->int:
-    "A number that changes when an optimizer, or anything else that works in place, changes parameters or buffers"
-    ts = itertools.chain(model.parameters(), model.buffers())
-    return sum(0 if t.is_inference() else t._version for t in ts)
+)->tuple:
+    "Numbers that change when an optimizer, or anything else, changes parameters or buffers"
+    ts = [*model.parameters(), *model.buffers()]
+    # optimizers that work on `p.data` do not count up its version, but they change all of its values
+    def _some(t): return t.detach().flatten()[::t.numel()//16+1].double().sum().cpu()
+    def _has_values(t): return t.numel() and not t.is_meta and t.layout==torch.strided
+    values = torch.stack([_some(t) for t in filter(_has_values, ts)] or [torch.zeros((), dtype=torch.double)])
+    return sum(0 if t.is_inference() else t._version for t in ts),values.sum().item(),values.abs().sum().item()
 
 def measured(
     model:nn.Module, # Any model

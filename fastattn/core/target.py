@@ -149,7 +149,8 @@ class Target:
     def __init__(self,
         target=None, # None (predicted class), int, name, one of these per image, a `CustomTarget`, or `f(output, idx)`
         vocab=None, # Class names, or None
-        regression=False # Are outputs regression targets, not classes? Then the score is their sum
+        regression=False, # Are outputs regression targets, not classes? Then the score is their sum
+        cut=0. # Of one output for two classes: where the second class begins
     ):
         if callable(target) and not isinstance(target, CustomTarget): target = ScoreFunction(target)
         store_attr()
@@ -222,7 +223,7 @@ def resolve(self:Target,
     if out.ndim==3: raise ValueError(f"The model returns {tuple(out.shape)}; say which of these numbers you mean "
                                      "with `target=lambda output, idx: ...`.")
     self.lone = out.shape[1]==1 and self.vocab is not None and len(self.vocab)==2 # the score of the second class
-    pred = [int(o>0)-1 for o in out[:,0]] if self.lone and out.ndim==2 else self._predicted(out)
+    pred = [int(o>self.cut)-1 for o in out[:,0]] if self.lone and out.ndim==2 else self._predicted(out)
     idx = tensor([p if o is None else self._index(o, out.shape[1]) for o,p in zip(t, pred)])
     # of two classes with one output, the first has the negative score
     self.idx,self.sign = (idx*0,(idx>=0)*2-1) if self.lone else (idx,torch.ones(n, dtype=torch.long))

@@ -157,7 +157,7 @@ def _one(self:Heatmap, verb):
     "This map if it is one, or the only one of the batch"
     if self.ndim==2: return self
     if len(self)==1: return self[0]
-    raise ValueError(f"This Heatmap holds {len(self)} maps and `{verb}` draws one: index it, as in `h[0].{verb}(...)`.")
+    raise ValueError(f"This Heatmap holds {len(self)} maps and `{verb}` is of one: index it, as in `h[0].{verb}`.")
 
 @patch
 def _clipped(self:Heatmap, clip, blur, size):
@@ -251,7 +251,8 @@ def plot(self:Heatmap,
     colorbar:bool=False, # Draw a colour bar beside them?
     side:float=2.2 # Width of each picture in inches
 )->plt.Figure:
-    "The maps over their pictures, with what they are about above them"
+    "The maps over their pictures, with what they are about above them; raises `ValueError` where there are none"
+    at_least(1, n=n, maps=1 if self.ndim==2 else len(self))
     hs = [self] if self.ndim==2 else list(self[:n])
     cols = cols or min(len(hs), max(4, math.ceil(len(hs)**.5)))
     rows = math.ceil(len(hs)/cols)

@@ -8,6 +8,7 @@ __all__ = ['Interpretation', 'SegmentationInterpretation', 'ClassificationInterp
 # %% ../../nbs/interpret/04_interpretation.ipynb #06eb7e1d
 from fastai.vision.all import *
 from ..checks import *
+from ..image.plotting import *
 from ..core.hooks import *
 from ..core.sampling import *
 from ..callback.dashboards import *
@@ -44,6 +45,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         step = getattr(learn, 'train_iter', None) # of the training, which the predictions set to 0
         res = super().from_learner(learn, ds_idx=ds_idx, dl=dl, act=act)
         res.step = step
+        res._follow()
         return res
 
     def top_losses(self,
@@ -52,6 +54,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         items:bool=False # Whether to return input items
     ):
         "`k` largest(/smallest) losses and indexes, defaulting to all; raises `ValueError` for more than there are"
+        self._follow()
         n = len(self.losses)
         if k is not None and not 0<k<=n: raise ValueError(f"k={k} is out of range: there are {n} items.")
         return super().top_losses(k, largest, items)
@@ -73,7 +76,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         "Show `k` largest(/smallest) preds and losses, with heatmaps if wanted; raises `ValueError` for too large a `k`"
         if not heatmap:
             super().plot_top_losses(k, largest, **kwargs)
-            return plt.gcf() if return_fig else None
+            return finished(plt.gcf()) if return_fig else None
         idxs = self._top_idxs(k, largest)
         return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, heatmap_thresh, show_text, **kwargs)
 
@@ -104,16 +107,16 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         if not has_dashboard(self.learn):
             raise ValueError("The learner has no TensorBoardCallback or WandbCallback that has logged a training; "
                              "add one with `learn.add_cb` and train.")
-        fig = self.plot_top_losses(k, largest, heatmap, return_fig=True, **kwargs)
+        fig = self.plot_top_losses(k, largest, heatmap, **{**kwargs, 'return_fig':True})
         log_picture(self.learn, name, fig, step=getattr(self, 'step', None))
         return fig
 
     def _top_idxs(self, k, largest):
         "Indices of the `k` largest(/smallest) losses, or of those that a list or range `k` picks from the sorted ones"
-        if not is_listy(k) and not isinstance(k, range): return self.top_losses(k, largest)[1]
-        n = len(self.losses)
+        if np.ndim(k)==0 and not isinstance(k, (range,Generator)): return self.top_losses(int(k), largest)[1]
+        k,n = [int(i) for i in k],len(self.losses)
         if bad := [i for i in k if not -n<=i<n]: raise ValueError(f"k={bad[0]} is out of range: there are {n} items.")
-        return self.top_losses(None, largest)[1][list(k)]
+        return self.top_losses(None, largest)[1][k]
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #96633545
 class SegmentationInterpretation(Interpretation, fastai_interpret.SegmentationInterpretation):
@@ -170,7 +173,7 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
     def _decoded(self):
         "Predictions and targets, from one run of the model for each state of its weights"
         state = id(self.learn.model),weights_state(self.learn.model)
-        if getattr(self, '_dt', (None,))[0]!=state:
+        if getattr(self, '_dt', (None,))[0]!=state: # `None` the first time
             which = dict(with_decoded=True, with_preds=True, with_targs=True)
             _,targs,decoded = self.learn.get_preds(dl=self.dl, act=self.act, **which)
             self._dt = state,decoded,targs
@@ -186,9 +189,10 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
         "Rows actual, columns predicted; several labels: for each [[true neg, false pos],[false neg, true pos]]"
         d,t = self._decoded()
         if self.multi_label: return _label_tables(*(to_np(o).astype(bool) for o in (d,t)))
-        d,t = flatten_check(d, t)
+        d,t = (o.long() for o in flatten_check(d, t))
         c = len(self.vocab)
-        return to_np((t.long()*c+d.long()).bincount(minlength=c*c).view(c,c))
+        there = (d<c)&(t<c) # a model may have more outputs than there are classes
+        return to_np((t*c+d)[there].bincount(minlength=c*c).view(c,c))
 
     @functools.wraps(fastai_interpret.ClassificationInterpretation.plot_confusion_matrix)
     def plot_confusion_matrix(self, normalize=False, title='Confusion matrix', cmap='Blues', norm_dec=2, plot_txt=True,
@@ -225,6 +229,9 @@ def _with_heatmaps(f):
         _check_learner(self, ds_idx, dl)
         at_least(1, max_n=max_n)
         dl = ifnone(dl, self.dls[ds_idx])
+        if not hasattr(dl, 'items'):
+            raise ValueError("Heatmaps of results need a data loader of fastai's, which knows its items; "
+                             "`explain(learn, batch)` takes a batch of any.")
         n = len(dl.dataset)
         if n==0: raise ValueError("There are no results to show: the data set is empty.")
         idxs = torch.randperm(n)[:max_n].tolist() if shuffle else list(range(min(n, max_n)))
@@ -235,6 +242,7 @@ def _with_heatmaps(f):
             interp = cls.from_learner(self, dl=some)
         return interp.show_results(range(len(idxs)), heatmap=True, **kwargs)
     show_results._fastattn = True
+    del show_results.__wrapped__ # else its signature would be shown as fastai's
     return show_results
 
 Learner.show_results = _with_heatmaps(Learner.show_results)

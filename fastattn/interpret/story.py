@@ -50,12 +50,14 @@ def prediction_labels(
 )->list: # One string for each image; '' where the model has no classes
     "Predicted classes with their probabilities, such as `'cat 0.75'`; of several labels three, and a count of the rest"
     names,n = class_names(learn),len(out) if isinstance(out, Tensor) else 0
+    if isinstance(out, Tensor) and out.ndim==1: out = out[:,None] # one number for each image
     if names is None or not isinstance(out, Tensor) or out.ndim!=2: return ['']*n
     out = out.as_subclass(Tensor).detach().float().cpu()
     act,dec = activation_of(learn),getattr(learn.loss_func, 'decodes', None)
-    if out.shape[1]==1 and len(names)==2: return _binary_labels(names, (act or torch.sigmoid)(out)[:,0])
-    pred = dec(out) if dec else out.argmax(1)
+    if out.shape[1]==1 and len(names)==2:
+        return _binary_labels(names, (act or torch.sigmoid)(out)[:,0], binary_threshold(learn))
     probs = act(out) if act else None # without an activation the scores are no probabilities
+    pred = dec(out if probs is None else probs) if dec else out.argmax(1)
     def _labels(i, cs):
         if probs is None: return listed_text([names[c] for c in cs]) or 'nothing'
         return scored_text([names[c] for c in cs], probs[i,cs].tolist())
@@ -65,9 +67,9 @@ def prediction_labels(
     if out.shape[1]!=len(names) or pred.ndim!=1: return ['']*n
     return [_labels(i, [c]) for i,c in enumerate(pred.long().tolist())]
 
-def _binary_labels(names, probs):
+def _binary_labels(names, probs, threshold):
     "Labels for two classes from the probability of the second"
-    return [f'{names[int(p>.5)]} {max(p, 1-p):.2f}' for p in probs.tolist()]
+    return [f'{names[1]} {p:.2f}' if p>threshold else f'{names[0]} {1-p:.2f}' for p in probs.tolist()]
 
 # %% ../../nbs/interpret/01_story.ipynb #4f5f68e8
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ from ..image.heatmap import *
 from ..core.hooks import *
 from ..core.target import *
 from ..core.confidence import *
+from ..core.sampling import *
 from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
@@ -29,13 +30,20 @@ def item_name(
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #d81d6970
 def _indices(idxs):
-    "Indices as a list, from a tensor, a range, a list, or one number"
-    if isinstance(idxs, Tensor): idxs = idxs.tolist()
-    return list(idxs) if is_listy(idxs) or isinstance(idxs, range) else [idxs]
+    "Indices as a list, from a tensor, an array, a range, a list, or one number"
+    return [int(i) for i in np.atleast_1d(np.asarray(list(idxs) if is_listy(idxs) else idxs))]
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #94c23512
 class HeatmapMixin:
     "Heatmaps of the items of fastai's interpretation classes, and figures of them"
+    def _follow(self):
+        "Compute the losses anew where the weights are no longer those that they come from"
+        state = id(self.learn.model),weights_state(self.learn.model)
+        if getattr(self, '_state', state)!=state:
+            self.step = getattr(self.learn, 'train_iter', 0) or getattr(self, 'step', None)
+            which = dict(with_loss=True, with_preds=False, with_targs=False)
+            with self.learn.no_bar(): *_,self.losses = self.learn.get_preds(dl=self.dl, act=self.act, **which)
+        self._state = state
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #27accfd1
 @patch
@@ -88,13 +96,14 @@ def _class_text(y, v, probs, vocab):
     "The names that a label stands for, with their probabilities; `v` is the label as the model gives it"
     v,probs = v.as_subclass(Tensor).flatten(),probs.as_subclass(Tensor).float().flatten()
     if len(probs)==1 and len(vocab)==2: probs = torch.stack([1-probs[0],probs[0]]) # one output for two classes
-    ids = v.nonzero()[:,0].tolist() if isinstance(y, TensorMultiCategory) else [int(v)]
+    if isinstance(y, TensorMultiCategory): ids = v.nonzero()[:,0].tolist()
+    else: ids = [int(v>.5) if v.is_floating_point() else int(v)] # a probability, where the loss does not decide
     return scored_text([vocab[i] if i<len(vocab) else i for i in ids], probs[ids].tolist())
 
 def _distance(actual, pred):
     "Mean distance between points, in pixels"
     a,b = (o.as_subclass(Tensor).float().view(-1,2) for o in (actual,pred))
-    return (a-b).norm(dim=1).mean().item()
+    return (a-b).norm(dim=1).nanmean().item() # a point that is missing is nan
 
 @dataclasses.dataclass
 class _Label:
@@ -151,19 +160,15 @@ def _mask_classes(self:HeatmapMixin, actual, pred, c, n=3):
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #d0fb1ff4
 @patch
-def _columns(self:HeatmapMixin, method, target, masks, x, differ=None):
-    """The columns to draw
-
-    `masks` are the actual masks, those predicted, and the number of classes; `differ` says of each item whether its
-    actual label is another than the predicted one (None: all)."""
+def _columns(self:HeatmapMixin, method, target, masks, x):
+    "The columns to draw; `masks` are the actual masks, those predicted, and the number of classes"
     model,auto,kind = unwrap(self.learn.model),method=='auto',target if isinstance(target, str) else None
     if kind=='each' and masks is None:
         raise ValueError("`target='each'` draws a map for each class in a mask, and these labels are no masks; "
                          "choose 'pred', 'actual' or 'both'.")
     if kind=='each' and (masks[2]==1 or not auto and not pick_method(method, model).by_class):
         kind = target = 'pred' # the maps of all classes would be the same
-    if kind=='both' and differ is not None and not any(differ): kind = target = 'pred' # there is no second map
-    if kind=='both': asked = [('pred','pred',None), ('actual','actual',differ)]
+    if kind=='both': asked = [('pred','pred',None), ('actual','actual',None)]
     elif kind=='each': asked = [('',*o) for o in self._mask_classes(*masks)]
     else: asked = [(target,target,None)]
     several,by_mask = len(asked)>1 or masks is not None,masks is not None and auto
@@ -229,15 +234,24 @@ def _labels(self:HeatmapMixin, y, items, outs, preds, decoded, targs, n_inp):
     ys = [y,*targs[1:]] # of several targets the types that the batch had
     def _one(j, k):
         pred = None if outs is None else (_at(decoded[k], j),outs[j][n_inp+k])
-        return _Label(ys[k], pred, (targs[k][j],items[j][n_inp+k]), _at(probs[k], j), vocabs[k])
+        p,found = _as_classes(_at(probs[k], j), _at(decoded[k], j) if outs is not None else None, vocabs[k], ys[k])
+        return _Label(ys[k], found or pred, (targs[k][j],items[j][n_inp+k]), p, vocabs[k])
     return [[_one(j, k) for k in range(n)] for j in range(len(items))]
 
-def _differ(y, targs, decoded):
-    "Of each item, is its actual label another than the predicted one? None where labels are no classes and no masks"
-    if not isinstance(y, (TensorCategory,TensorMask)): return [False]*len(targs)
-    a,b = (o.as_subclass(Tensor) for o in (targs,decoded))
-    if a.numel()!=b.numel(): return None
-    return (a.flatten(1)!=b.flatten(1)).any(1).tolist() if a.ndim>1 else (a!=b.flatten()).tolist()
+def _only_different(columns, maps):
+    "Columns and their maps: of the last of two of one method, only where its map is another; without it if none is"
+    if len(columns)<2 or [c.target for c in columns[-2:]]!=['pred','actual']: return columns,maps
+    a,b = (h.as_subclass(Tensor) for h in maps[-2:])
+    columns[-1].has = [not torch.allclose(u, v, atol=1e-4) for u,v in zip(a, b)]
+    return (columns,maps) if any(columns[-1].has) else (columns[:-1],maps[:-1])
+
+def _as_classes(probs, decoded, vocab, y):
+    "Probabilities and class of one item, where a loss function of several outputs has left the scores as they are"
+    raw = isinstance(decoded, Tensor) and type(y) is TensorCategory and vocab is not None and len(vocab)>1
+    if not raw or decoded.numel()!=len(vocab): return probs,None
+    p = decoded.as_subclass(Tensor).float().flatten()
+    if p.min()<0 or abs(p.sum()-1)>1e-3: p = p.softmax(0)
+    return p,(p.argmax(),vocab[int(p.argmax())])
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #da5cbda6
 def _above_map(c, h, j, alone, is_mask, sees):
@@ -251,15 +265,17 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
                    nrows=None, ncols=None, figsize=None, **kwargs):
     "A figure of some items with their heatmaps"
     idxs = _indices(idxs)
-    with self.learn.no_bar(): inps,preds,targs,decoded,losses = self[idxs]
+    self._follow()
+    # of one item fastai takes off the axis of the batch, where the model gives one number
+    with self.learn.no_bar(): inps,preds,targs,decoded,losses = self[idxs*2 if len(idxs)==1 else idxs]
     inps,targs,decoded = tuplify(inps),tuplify(targs),tuplify(decoded)
     _,y,items = self.dl._pre_show_batch(inps+targs, max_n=len(idxs))
     outs = self.dl._pre_show_batch(inps+decoded, max_n=len(idxs))[2] if len(decoded)==len(targs) else None
     is_mask = isinstance(y, TensorMask)
     masks = (targs[0],decoded[0],preds.shape[1]) if is_mask else None
-    columns = self._columns(method, target, masks, inps[0][:1], _differ(y, targs[0], decoded[0]))
+    columns = self._columns(method, target, masks, inps[0][:1])
     def _maps(c): return self.heatmaps(idxs, c.method, c.target, **(dict(kwargs, layer=layer) if c.options else {}))
-    maps = [_maps(c) for c in columns]
+    columns,maps = _only_different(columns, [_maps(c) for c in columns])
     names = ['input','target','prediction'] if is_mask else []
     fig,axs = _grid(len(idxs), len(names)+len(maps), nrows, (ncols or 1) if is_mask else ncols, figsize)
     labels = self._labels(y, items, outs, preds, decoded, targs, len(inps))

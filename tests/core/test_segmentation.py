@@ -23,10 +23,10 @@ class Encoder(nn.Module):
 
 class Fpn(nn.Module):
     "A feature pyramid whose finest level alone is read, or the sum of all levels; there are layers nobody reads"
-    def __init__(self, sums=False):
+    def __init__(self, sums=False, n=3):
         super().__init__()
         self.encoder,self.fpn = Encoder(),FeaturePyramidNetwork([16,24,32,40], 16)
-        self.sums,self.head = sums,nn.Sequential(conv(16,16), nn.Conv2d(16,3,1))
+        self.sums,self.head = sums,nn.Sequential(conv(16,16), nn.Conv2d(16,n,1))
     def forward(self, x):
         ps = list(self.fpn({str(i):f for i,f in enumerate(self.encoder(x)[1:])}).values())
         return resized(self.head(sum(resized(p, ps[0]) for p in ps) if self.sums else ps[0]), x)
@@ -91,6 +91,13 @@ class UNet(nn.Module):
         out = resized(self.scores(y), x)
         return dict(out=out, aux=self.aux(f[4])) if self.auxiliary else out
 
+class FrozenUNet(UNet):
+    "Its encoder runs without gradients"
+    def __init__(self):
+        super().__init__()
+        forward = self.encoder.forward
+        self.encoder.forward = torch.no_grad()(forward)
+
 class AllLinear(nn.Module):
     "One linear layer for each stage, from the deepest on, and one that joins them, as in SegFormer"
     def __init__(self):
@@ -108,6 +115,7 @@ def of_torchvision(f): return f(weights=None, weights_backbone=None, num_classes
 
 networks = dict( # function, side of the image, layer, and deepest layer
     fpn=(Fpn, 96, 'head.0', 'encoder'), fpn_sum=(partial(Fpn, True), 96, 'head.0', 'encoder'),
+    fpn_as_many=(partial(Fpn, n=16), 96, 'head.0', 'encoder'), unet_frozen=(FrozenUNet, 96, 'convs.3', 'encoder'),
     pyramid=(Pyramid, 64, 'last', 'encoder'), deeplab=(DeepLab, 96, 'fuse', 'encoder'),
     two_paths=(TwoPaths, 96, 'head16', 'encoder'), scored=(Scored, 96, 'encoder.stages.4', 'encoder'),
     unet=(UNet, 96, 'convs.3', 'encoder'), unet_odd=(UNet, 100, 'convs.3', 'encoder'),
@@ -137,3 +145,12 @@ def test_default_layer(name):
     finally: hook.remove()
     scores = (lambda o,i: o['out'][:,1].mean((1,2))) if isinstance(model(x), dict) else 1
     assert explain(model, x, target=scores).shape==(2,*x.shape[2:])
+
+class Numpy(UNet):
+    "A part of it leaves PyTorch, so that it does not run with a graph"
+    def forward(self, x): return super().forward(x)+torch.from_numpy(self.encoder(x)[0].cpu().numpy()).mean()
+
+def test_without_a_graph_it_is_the_deepest():
+    model = Numpy().eval()
+    assert candidates(model, torch.randn(1,3,96,96)).auto().name=='encoder.stages.4'
+    assert explain(model, torch.randn(1,3,96,96), 'eigencam').shape==(1,96,96)
