@@ -184,7 +184,8 @@ def _first_decoded(model, x, cs):
     def _only_resizes(o): # with weights of its own only in a transposed convolution
         m = model.get_submodule(o.name)
         return o.channels==cs.out[1] and (isinstance(m, nn.ConvTranspose2d) or not any(True for _ in m.parameters()))
-    def _scores(c): return c.channels==cs.out[1] and all(map(_only_resizes, _after(c)))
+    def _outside(c): return [o for o in _after(c) if not c.name.startswith(o.aliases[0]+'.')] # than what holds it
+    def _scores(c): return c.channels==cs.out[1] and all(map(_only_resizes, _outside(c)))
     items = [c for c in items if c.name in read['']] or items
     items = [c for c in items if not _scores(c)] or items
     deep = [c for c in items if c.grid.h*c.grid.w==min(o.grid.h*o.grid.w for o in items)][-1]

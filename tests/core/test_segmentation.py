@@ -124,6 +124,8 @@ networks = dict( # function, side of the image, layer, and deepest layer
     unet_as_many=(partial(UNet, n=32), 96, 'convs.3', 'encoder'), all_linear=(AllLinear, 96, 'fuse', 'encoder'),
     fastai=(partial(fastai_unet, (96,64)), (96,64), 'layers.4', 'layers.0'),
     fastai_odd=(partial(fastai_unet, (100,100)), 100, 'layers.4', 'layers.0'),
+    lraspp=(partial(tv.lraspp_mobilenet_v3_large, weights=None, weights_backbone=None, num_classes=5), 96,
+            'classifier.cbr', 'backbone.16'),
     fcn=(partial(of_torchvision, tv.fcn_resnet50), 64, 'classifier.3', 'backbone.layer4'),
     deeplabv3=(partial(of_torchvision, tv.deeplabv3_mobilenet_v3_large), 96, 'classifier.3', 'backbone.16'))
 
