@@ -7,6 +7,7 @@ __all__ = ['has_dashboard', 'log_numbers', 'log_picture']
 
 # %% ../../nbs/callback/03_dashboards.ipynb #11ac7c2f
 from fastai.vision.all import *
+from ..image.plotting import *
 import io,sys
 
 # %% ../../nbs/callback/03_dashboards.ipynb #549ad09e
@@ -44,10 +45,7 @@ def log_numbers(
 
 def _pixels(pic):
     "A PIL image or a figure as an array `(h,w,3)` of bytes"
-    if isinstance(pic, plt.Figure):
-        b = io.BytesIO()
-        pic.savefig(b, format='png')
-        pic = Image.open(b)
+    if isinstance(pic, plt.Figure): pic = Image.open(io.BytesIO(png_of(pic)))
     return np.asarray(pic.convert('RGB'))
 
 def log_picture(
@@ -58,5 +56,7 @@ def log_picture(
     step:int=None # Of TensorBoard; None is the learner's current one, which predictions set to 0
 ):
     "Send a picture to the learner's dashboards, at the current step of the training"
-    if t := _tensorboard(learn): t[0].add_image(name, _pixels(pic), ifnone(step, t[1]), dataformats='HWC')
-    if w := _wandb(learn): w[0].log({name:w[0].Image(_pixels(pic), caption=caption)}, step=w[1])
+    if not has_dashboard(learn): return
+    a = _pixels(pic)
+    if t := _tensorboard(learn): t[0].add_image(name, a, ifnone(step, t[1]), dataformats='HWC')
+    if w := _wandb(learn): w[0].log({name:w[0].Image(a, caption=caption)}, step=w[1])

@@ -155,16 +155,19 @@ def _prepare(self:AttentionRecorder):
     "Find the images to watch and the layers to record"
     if self.layers is None: self.names = None
     if self._has_other_data(): self._watch_images()
-    if self.layers is None: self.names = recordable(self.model, self.watched)
-    self.titles = {**self.titles, **layer_titles(self.model, self.watched, self.names)}
+    self._name_layers(self.watched)
     self._has_heads = attends(unwrap(self.model)) and self._head_stats() is not None
 
 @patch
 def _layers_of_batch(self:AttentionRecorder):
     "The layers to record, where there is no image to watch"
     self.names = [] # if it fails it is not tried again
-    self.names = recordable(self.model, self.xb[0])
-    self.titles = {**self.titles, **layer_titles(self.model, self.xb[0], self.names)}
+    self._name_layers(self.xb[0])
+
+@patch
+def _name_layers(self:AttentionRecorder, x):
+    if self.layers is None: self.names = recordable(self.model, x)
+    self.titles = {**self.titles, **layer_titles(self.model, x, self.names)}
 
 @patch
 def _draw(self:AttentionRecorder):

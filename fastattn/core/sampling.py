@@ -32,12 +32,19 @@ def weights_state(
     model:nn.Module # Any model
 )->tuple:
     "Numbers that change when an optimizer, or anything else, changes parameters or buffers"
-    ts = [*model.parameters(), *model.buffers()]
+    ts,some = [*model.parameters(), *model.buffers()],defaultdict(list)
     # optimizers that work on `p.data` do not count up its version, but they change all of its values
-    def _some(t): return t.detach().flatten()[::t.numel()//16+1].double().sum().cpu()
-    def _has_values(t): return t.numel() and not t.is_meta and t.layout==torch.strided
-    values = torch.stack([_some(t) for t in filter(_has_values, ts)] or [torch.zeros((), dtype=torch.double)])
-    return sum(0 if t.is_inference() else t._version for t in ts),values.sum().item(),values.abs().sum().item()
+    for t in ts:
+        if t.numel() and not t.is_meta and t.layout==torch.strided: some[t.device,t.dtype].append(_sixteen(t.detach()))
+    def _sums(vs): # one transfer for all tensors of a device and type
+        v = torch.cat(vs).double()
+        return torch.stack([v.sum(),v.abs().sum()]).tolist()
+    return sum(0 if t.is_inference() else t._version for t in ts),*itertools.chain(*map(_sums, some.values()))
+
+def _sixteen(t):
+    "Sixteen values of a tensor at most, without a copy of the rest"
+    if t.ndim==4 and t.is_contiguous(memory_format=torch.channels_last): t = t.permute(0,2,3,1)
+    return t.reshape(-1)[::t.numel()//16+1]
 
 def measured(
     model:nn.Module, # Any model

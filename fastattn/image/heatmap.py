@@ -160,6 +160,9 @@ def _one(self:Heatmap, verb):
     raise ValueError(f"This Heatmap holds {len(self)} maps and `{verb}` is of one: index it, as in `h[0].{verb}`.")
 
 @patch
+def _colours(self:Heatmap, cmap): return as_cmap(ifnone(cmap, 'RdBu_r' if self.signed else 'magma'))
+
+@patch
 def _clipped(self:Heatmap, clip, blur, size):
     "Values `(h,w)` divided by their percentile `clip`, and the blur that is left to do on the picture of `size`"
     m = to_np(self.as_subclass(Tensor).detach().float())
@@ -188,7 +191,7 @@ def overlay(self:Heatmap,
     if base is not None and m.size!=base.size: m = m.resize(base.size, Image.Resampling.BICUBIC)
     m = Image.fromarray(np.uint8(np.round(np.clip(np.asarray(m),0,1)*255)))
     if blur: m = m.filter(ImageFilter.GaussianBlur(blur))
-    rgba = as_cmap(ifnone(cmap, 'RdBu_r' if h.signed else 'magma'))(np.asarray(m), bytes=True).copy()
+    rgba = h._colours(cmap)(np.asarray(m), bytes=True).copy()
     if base is None: return Image.fromarray(rgba[...,:3])
     rgba[...,3] = round(alpha*255)
     return Image.alpha_composite(base.convert('RGBA'), Image.fromarray(rgba, 'RGBA')).convert('RGB')
@@ -219,8 +222,7 @@ def show(self:Heatmap,
 
 @patch
 def _mappable(self:Heatmap, cmap):
-    return plt.cm.ScalarMappable(plt.Normalize(-1 if self.signed else 0, 1),
-                                 as_cmap(ifnone(cmap, 'RdBu_r' if self.signed else 'magma')))
+    return plt.cm.ScalarMappable(plt.Normalize(-1 if self.signed else 0, 1), self._colours(cmap))
 
 # %% ../../nbs/image/03_heatmap.ipynb #6bf872c8
 @patch
@@ -268,7 +270,7 @@ def plot(self:Heatmap,
     return finished(fig)
 
 @patch
-def _repr_png_(self:Heatmap): return png_of(self.plot()) if self.ndim in (2,3) and self.numel() else None
+def _repr_png_(self:Heatmap): return png_of(self.plot(), close=True) if self.ndim in (2,3) and self.numel() else None
 
 # %% ../../nbs/image/03_heatmap.ipynb #0b3c9a28
 def _img_tag(pic, side):

@@ -103,15 +103,16 @@ def finished(
 class Shown:
     "Mixin: at the end of a notebook cell the object is shown as the figure that its method `plot` returns"
     def _repr_png_(self):
-        return png_of(self.plot())
+        return png_of(self.plot(), close=True)
 
 def png_of(
-    fig # A matplotlib figure, which is closed
+    fig, # A matplotlib figure
+    close:bool=False # Close it afterwards?
 )->bytes:
     "A figure as PNG"
     b = io.BytesIO()
     fig.savefig(b, format='png', dpi=plt.rcParams['figure.dpi'])
-    plt.close(fig)
+    if close: plt.close(fig)
     return b.getvalue()
 
 # %% ../../nbs/image/02_plotting.ipynb #b5499b31

@@ -10,7 +10,6 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.plotting import *
 from ..core.hooks import *
-from ..core.sampling import *
 from ..callback.dashboards import *
 from .top_losses import *
 from fastai import interpret as fastai_interpret
@@ -172,7 +171,7 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
     "fastai's `ClassificationInterpretation`, with heatmaps"
     def _decoded(self):
         "Predictions and targets, from one run of the model for each state of its weights"
-        state = id(self.learn.model),weights_state(self.learn.model)
+        state = self._weights()
         if getattr(self, '_dt', (None,))[0]!=state: # `None` the first time
             which = dict(with_decoded=True, with_preds=True, with_targs=True)
             _,targs,decoded = self.learn.get_preds(dl=self.dl, act=self.act, **which)
@@ -235,10 +234,10 @@ def _with_heatmaps(f):
         n = len(dl.dataset)
         if n==0: raise ValueError("There are no results to show: the data set is empty.")
         idxs = torch.randperm(n)[:max_n].tolist() if shuffle else list(range(min(n, max_n)))
-        with undisturbed(self): is_mask = any(isinstance(o, TensorMask) for o in dl.one_batch()[1:])
-        cls = SegmentationInterpretation if is_mask else Interpretation
         with self.no_bar(), undisturbed(self):
             some = self.dls.test_dl(getattr(dl.items, 'iloc', L(dl.items))[idxs], with_labels=True)
+            is_mask = any(isinstance(o, TensorMask) for o in some.one_batch()[1:])
+            cls = SegmentationInterpretation if is_mask else Interpretation
             interp = cls.from_learner(self, dl=some)
         return interp.show_results(range(len(idxs)), heatmap=True, **kwargs)
     show_results._fastattn = True

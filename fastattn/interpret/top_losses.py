@@ -10,7 +10,6 @@ from fastai.vision.all import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..core.hooks import *
-from ..core.target import *
 from ..core.confidence import *
 from ..core.sampling import *
 from ..core.registry import *
@@ -36,9 +35,11 @@ def _indices(idxs):
 # %% ../../nbs/interpret/03_top_losses.ipynb #94c23512
 class HeatmapMixin:
     "Heatmaps of the items of fastai's interpretation classes, and figures of them"
+    def _weights(self): return id(self.learn.model),weights_state(self.learn.model)
+
     def _follow(self):
         "Compute the losses anew where the weights are no longer those that they come from"
-        state = id(self.learn.model),weights_state(self.learn.model)
+        state = self._weights()
         if getattr(self, '_state', state)!=state:
             self.step = getattr(self.learn, 'train_iter', 0) or getattr(self, 'step', None)
             which = dict(with_loss=True, with_preds=False, with_targs=False)
@@ -209,13 +210,11 @@ def _draw_points(ax, actual, pred):
 def _draw_masks(self:HeatmapMixin, axs, names, img, actual, pred):
     "The image, its actual mask and the predicted one, with the names of their classes; the background stays uncoloured"
     vocab = class_names(self.learn) or []
-    def _coloured(i): return (i<len(vocab) and not is_background(vocab[i])) if vocab else i>0
     for ax,title,m in zip(axs, names, (None,actual,pred)):
         ax.imshow(to_picture(img))
         ax.axis('off')
         if m is not None:
-            classes,counts = m.as_subclass(Tensor).unique(return_counts=True)
-            shown = [i for i in classes[counts.argsort(descending=True)].long().tolist() if _coloured(i)]
+            shown = classes_there(m, vocab)
             opacity = .6*np.isin(to_np(m).reshape(m.shape[-2:]), shown)
             m.show(ctx=ax, alpha=opacity, vmin=0, vmax=max(1, len(vocab)-1))
             says = label_text([str(vocab[i] if vocab else i) for i in shown])
