@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.placement import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.layers import *
 from ..core.target import *

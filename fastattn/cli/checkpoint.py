@@ -11,6 +11,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
 from ..image.pictures import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..data.demo import *
 from ..data.folders import *
@@ -114,8 +115,8 @@ def _unknown_steps(dls):
     known = (Resize,Normalize,ToTensor,IntToFloatTensor,RandTransform)
     tfms = [*dls.valid.after_item.fs, *dls.valid.after_batch.fs]
     res = [type(o).__name__ for o in tfms if o.split_idx!=0 and not isinstance(o, known)]
-    cls = image_class(SimpleNamespace(dls=dls))
-    if cls is not Photo: res.append(f'pictures opened as {cls.__name__}')
+    cls = reading(SimpleNamespace(dls=dls)).cls
+    if cls is not Photo: res.append(f"pictures opened {f'as {cls.__name__}' if cls else 'by a function'}")
     several = any(isinstance(t, MultiCategorize) for tl in dls.tls[1:] for t in tl.tfms.fs)
     by_class = isinstance(getattr(dls, 'vocab', None), CategoryMap)
     if several or not by_class: res.append('labels other than one class for each picture')

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..image.files import *
 from ..image.plotting import *
 from ..image.pictures import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.registry import *
 from ..data.folders import *
@@ -153,15 +154,15 @@ def _outdated(files, root, out, made, overwrite):
     return todo
 
 # %% ../../nbs/cli/04_visualize.ipynb #892d4ba6
-def _why_unreadable(f, cls):
-    try: open_picture(f, cls)
+def _why_unreadable(f, reader):
+    try: reader.open(f)
     except (ValueError,OSError) as e: return str(e)
 
 def _tell_readable(learn, files, bad, **kwargs):
     "Pairs of file and story; files that cannot be read are added to `bad`, with the reason"
     try: return list(zip(files, tell(learn, files, **kwargs)))
     except (ValueError,OSError):
-        broken = {f:why for f in files if (why := _why_unreadable(f, image_class(learn)))}
+        broken = {f:why for f in files if (why := _why_unreadable(f, reading(learn)))}
         if not broken: raise # the cause is another one
         bad.update(broken)
         rest = [f for f in files if f not in broken]
@@ -169,19 +170,18 @@ def _tell_readable(learn, files, bad, **kwargs):
 
 def _save_strips(learn, todo, root, out, made, bs):
     "Draw the strips of some files; returns those that could not be drawn, with the reason"
-    bad,places = {},{}
+    bad,reader = {},reading(learn)
     with learn.no_bar(), warnings.catch_warnings():
         warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
         warnings.filterwarnings('ignore', message='.* maps of .* are empty')
         for fs in progress_bar([todo[i:i+bs] for i in range(0, len(todo), bs)], leave=False):
-            ask = dict(method=made['method'], target=made['target'], side=360, places=places)
+            ask = dict(method=made['method'], target=made['target'], side=360, reader=reader)
             for f,story in _tell_readable(learn, fs, bad, **ask):
                 notes = dict(made, file=printable(f.relative_to(root).as_posix()), mtime=f.stat().st_mtime_ns)
                 try: save_strip(story, _strip_of(f, root, out), notes)
                 except OSError as e:
                     if e.errno!=errno.ENAMETOOLONG: raise
                     bad[f] = sentence(e)
-            if len(places)>1000: places.clear()
     return bad
 
 def _refresh_sheet(strips, out, title):

@@ -10,7 +10,7 @@ __all__ = ['as_batch', 'model_of', 'batch_of', 'config_names', 'numbered', 'clas
 from fastai.vision.all import *
 from ..checks import *
 from .hooks import *
-from ..image.pictures import *
+from ..image.reading import *
 from .target import *
 import copy
 
@@ -83,9 +83,9 @@ def batch_of(
 )->Tensor: # `(bs,c,h,w)` on the model's device
     "A batch as the model takes it"
     model,learner = model_of(learn)
-    if not is_picture(x): return as_batch(x, model)
-    pics = open_pictures(x, learner)
-    with undisturbed(learner): return as_batch(batcher(learner, prep)(pics), model)
+    if not is_item(x, learner): return as_batch(x, model)
+    r = reading(learner, prep)
+    with undisturbed(learner): return as_batch(r(r.open(x)), model)
 
 # %% ../../nbs/core/10_inputs.ipynb #e319d7f9
 def config_names(

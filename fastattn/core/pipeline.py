@@ -10,8 +10,8 @@ __all__ = ['fusions', 'noisy', 'explain', 'Trace', 'evaluating', 'candidates', '
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
-from ..image.pictures import *
 from ..image.placement import *
+from ..image.reading import *
 from .hooks import *
 from .layers import *
 from .target import *
@@ -213,8 +213,9 @@ def explain(
 )->Heatmap: # `(bs,h,w)`, 0..1 (signed methods: -1..1); `.raw` is the map on the model's own grid, `(bs,gh,gw)`
     """Heatmaps of the image regions that the model's output depends on
 
-    A batch gives maps in the pixels of the model's input. Pictures give maps in their own pixels, zero where the
-    transforms cropped; pictures of several sizes give an `L` of Heatmaps, unless `size` is given. The model, its
+    A batch gives maps in the pixels of the model's input. Pictures, read as the learner's data loader reads them, give
+    maps in their own pixels, zero where the transforms cropped; where the input cannot be located on a photograph, in
+    the pixels of the input. Pictures of several sizes give an `L` of Heatmaps, unless `size` is given. The model, its
     gradients and all random states are left as they were. A map that is zero everywhere gives a warning.
 
     Raises `ValueError` where a method, class, layer or option does not exist or does not suit the model (`whole` where
@@ -235,7 +236,7 @@ def explain(
     ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, views=views,
                   place=place, **kwargs)
     with asking(model, learner, grad=None):
-        if is_picture(x): return _explain_pictures(ask, learner, prep, model, x, target, size)
+        if is_item(x, learner): return _explain_pictures(ask, reading(learner, prep), model, x, target, size)
         if isinstance(x, (tuple,list,L)) and len(x)==0: raise ValueError("`x` is empty: there is nothing to explain.")
         return ask(as_batch(x, model), target=target, size=size)
 
@@ -254,22 +255,24 @@ def _size(size):
                      f"it is {size!r}.")
 
 # %% ../../nbs/core/11_pipeline.ipynb #f976ba37
-def _explain_pictures(ask, learner, prep, model, x, target, size):
+def _explain_pictures(ask, reader, model, x, target, size):
     "Heatmaps on the original pictures: those of one size pass through the model together"
-    pics = open_pictures(x, learner)
-    batch = batcher(learner, prep)
+    items = reader.open(x)
     per_image = isinstance(target, (list,tuple,L,Tensor,np.ndarray)) and np.ndim(target)>0
-    if per_image and len(target)!=len(pics):
-        raise ValueError(f"{len(target)} targets were given for {len(pics)} pictures; "
+    if per_image and len(target)!=len(items):
+        raise ValueError(f"{len(target)} targets were given for {len(items)} pictures; "
                          "give one for all, or one for each.")
-    groups,res = defaultdict(list),[None]*len(pics)
-    for i,p in enumerate(pics): groups[p.size].append(i)
-    for wh,ids in groups.items(): # they share a placement, too
-        xb = as_batch(batch([pics[i] for i in ids]), model)
+    groups,res = defaultdict(list),[None]*len(items)
+    for i,o in enumerate(items): groups[o.size].append(i)
+    for ids in groups.values(): # they share a placement, too
+        part = [items[i] for i in ids]
+        xb = as_batch(reader(part), model)
         h = ask(xb, target=[target[i] for i in ids] if per_image else target, size=None)
-        on_pic = place_maps(h.as_subclass(Tensor), placement(batch, wh), wh)
-        if size is not None: on_pic = resize_maps(on_pic, size)
-        for j,i in enumerate(ids): res[i] = h[j].replace(on_pic[j], img=pics[i])
+        pics,where = reader.drawn(part, xb)
+        maps = h.as_subclass(Tensor)
+        if where is not None: maps = place_maps(maps, where, part[0].size)
+        if size is not None: maps = resize_maps(maps, size)
+        for j,i in enumerate(ids): res[i] = h[j].replace(maps[j], img=pics[j])
     if size is None and len(groups)>1: return L(_join([o]) for o in res)
     return _join(res)
 

@@ -11,6 +11,7 @@ from ..checks import *
 from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.placement import *
+from ..image.reading import *
 from collections.abc import Mapping
 import dataclasses
 
@@ -99,12 +100,11 @@ def _from_mapping(model, inputs, image):
 # %% ../../nbs/detr/05_inputs.ipynb #bd77167f
 def _from_picture(model, pics, image, learn, prep):
     pics = listed(pics)
-    pic = open_picture(pics[_image_index(len(pics), image)], image_class(learn))
-    batch = batcher(learn, prep)
-    where = placement(batch, pic.size)
-    inputs = prep(images=[pic], return_tensors='pt') if is_processor(prep) else batch([pic])
-    res = detr_input(model, inputs, 0)
-    return dataclasses.replace(res, pic=to_picture(pic), where=where or res.where)
+    r = reading(learn, prep)
+    item, = r.open([pics[_image_index(len(pics), image)]])
+    res = detr_input(model, processed(prep, [item.x]) if is_processor(prep) else r([item]), 0, learn)
+    where = r.place(item)
+    return res if where is None else dataclasses.replace(res, pic=to_picture(item.x), where=where)
 
 # %% ../../nbs/detr/05_inputs.ipynb #748266fb
 def _is_mapping(o): return isinstance(o, Mapping) or isinstance(getattr(o, 'data', None), Mapping)
@@ -118,8 +118,8 @@ def detr_input(
 )->DetrInput:
     "One image as the model takes it; raises `TypeError` for other inputs, `ValueError` for an `image` out of range"
     if isinstance(inputs, np.ndarray): inputs = to_picture(inputs)
-    if isinstance(inputs, (list,tuple,L)) and len(inputs)==1 and not is_picture(inputs): inputs = inputs[0]
-    if is_picture(inputs): return _from_picture(model, inputs, image, learn, prep)
+    if isinstance(inputs, (list,tuple,L)) and len(inputs)==1 and not is_item(inputs, learn): inputs = inputs[0]
+    if is_item(inputs, learn): return _from_picture(model, inputs, image, learn, prep)
     if _is_mapping(inputs): return _from_mapping(model, inputs, image)
     if hasattr(inputs, 'tensors') and hasattr(inputs, 'mask'): return _from_nested(model, inputs, image)
     if isinstance(inputs, Tensor) and inputs.ndim in (3,4): return _from_tensor(model, inputs, image, learn)

@@ -11,7 +11,7 @@ from ..checks import *
 from ..image.files import *
 from ..image.plotting import *
 from ..image.heatmap import *
-from ..image.pictures import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.layers import *
 from ..core.target import *
@@ -167,8 +167,8 @@ def _start_pictures(learner, start, n, shape, mean, std):
     if isinstance(start, str) and not Path(start).exists():
         raise FileNotFoundError(f"{takes}; there is no file {start!r}.")
     if isinstance(start, (int,np.integer)) and learner is not None: start = _validation_item(learner, start)
-    if is_picture(start) and not isinstance(start, (list,tuple,L)):
-        x = _cover(open_picture(start, image_class(learner)), shape)
+    if is_item(start, learner) and not isinstance(start, (list,tuple,L)):
+        x = _cover(picture_of(start, learner), shape)
     elif isinstance(start, Tensor) and start.shape[-3:]==shape:
         x = (start.as_subclass(Tensor).cpu().float()*std+mean).reshape(-1,*shape)[0]
     else: raise ValueError(f"{takes}, not {start if isinstance(start, str) else type(start).__name__!r}.")

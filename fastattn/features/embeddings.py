@@ -9,6 +9,7 @@ __all__ = ['Embeddings', 'in_order', 'as_validation', 'item_list', 'embeddings']
 from fastai.vision.all import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.memory import *
 from ..core.inputs import *
@@ -35,8 +36,9 @@ class Embeddings:
     )->Image.Image: # RGB
         "The item as a PIL image"
         item = self.items[i]
-        if isinstance(item, Image.Image) or isinstance(item, (str,Path)) and Path(item).is_file():
-            return to_picture(open_picture(item))
+        is_file = isinstance(item, (str,Path)) and Path(item).is_file()
+        by_fastai = isinstance(self.dataset, (Datasets,TfmdLists)) # which has read it in the learner's own way
+        if not by_fastai and (is_file or isinstance(item, Image.Image)): return to_picture(open_picture(item))
         item = self.dataset[i]
         return to_picture(item[0] if isinstance(item, tuple) else item)
 
@@ -46,22 +48,23 @@ def in_order(
     dl # A `DataLoader`, or a picture or a list of them; None is the validation set
 ): # An iterable of batches; without a learner `dl` itself
     "A data loader of all items in their order; raises `ValueError` where there are none"
-    if dl is not None and not is_picture(dl) and hasattr(dl, '__len__') and len(dl)==0:
+    if dl is not None and not isinstance(dl, (str,Path)) and hasattr(dl, '__len__') and len(dl)==0:
         raise ValueError("There is nothing to embed: no pictures were given.")
     if learn is None: return dl
     if dl is None: dl = learn.dls.valid
-    elif is_picture(dl) or isinstance(dl, (list,tuple,L)):
-        pics = listed(dl)
-        for o in pics: _check_readable(o, learn)
-        dl = learn.dls.test_dl(pics)
+    elif isinstance(dl, (list,tuple,L)) or is_item(dl, learn):
+        r = reading(learn)
+        if r.cls is not None:
+            for o in r.listed(dl): _check_readable(o, r.cls)
+        dl = r.loader(dl)
     return dl.new(shuffle=False, drop_last=False) if isinstance(dl, DataLoader) else dl
 
-def _check_readable(o, learn):
+def _check_readable(o, cls):
     "Raise an error that names the file where `o` is one that cannot be opened; only its header is read"
     if not isinstance(o, (str,Path)): return
     try:
         with Image.open(o): pass
-    except Exception: open_picture(o, image_class(learn)) # opens what Pillow alone does not, or says why it cannot
+    except Exception: open_picture(o, cls) # opens what Pillow alone does not, or says why it cannot
 
 def as_validation(
     dl # A `DataLoader`, or any iterable of batches

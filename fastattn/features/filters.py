@@ -11,6 +11,7 @@ from ..checks import *
 from ..image.plotting import *
 from ..image.pictures import *
 from ..image.placement import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.grids import *
 from ..core.layers import *

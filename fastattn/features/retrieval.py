@@ -12,6 +12,7 @@ from ..image.files import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
+from ..image.reading import *
 from ..core.hooks import *
 from .embeddings import *
 from PIL import Image
@@ -159,10 +160,10 @@ def _check_images(learn, img):
     if not isinstance(learn, Learner):
         raise TypeError(f"`similar_images` takes a Learner, not a {type(learn).__name__}; "
                         "embeddings of a bare model are compared with `nearest`.")
-    imgs = list(img) if isinstance(img, range) else listed(img)
+    imgs = list(img) if isinstance(img, range) else reading(learn).listed(img)
     if not imgs: raise ValueError("`img` is an empty list; give at least one picture.")
     for o in imgs:
-        if not is_whole(o) and not is_picture(o):
+        if not is_whole(o) and not is_item(o, learn):
             raise TypeError("`img` is a path, a PIL image, the number of an item, or a list of these, "
                             f"not a {type(o).__name__}.")
     return imgs
@@ -173,9 +174,9 @@ def _item_number(i, n):
 
 def _queries(learn, imgs, emb, layer):
     "For each query its embedding, its number in `emb` or -1, the picture, and the class name or None"
-    new = [open_picture(o, image_class(learn)) for o in imgs if not is_whole(o)]
+    new = [o for o in imgs if not is_whole(o)]
     numbers = [_item_number(o, len(emb)) if is_whole(o) else -1 for o in imgs]
-    made = iter(zip(embeddings(learn, new, layer).x, new) if new else ())
+    made = ((x,picture_of(o, learn)) for x,o in zip(embeddings(learn, new, layer).x, new)) if new else iter(())
     pairs = [(emb.x[i],emb.picture(i)) if i>=0 else next(made) for i in numbers]
     labels = [emb.labels[i] if i>=0 and emb.labels else None for i in numbers]
     pics = [to_picture(pic) for _,pic in pairs]

@@ -9,8 +9,7 @@ __all__ = ['plot_methods']
 from fastai.vision.all import *
 from ..image.plotting import *
 from ..image.heatmap import *
-from ..image.pictures import *
-from ..image.placement import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.layers import *
 from ..core.memory import Bar
@@ -36,17 +35,18 @@ def _time_text(sec): return f'{1000*sec:.3g} ms' if sec<1 else f'{sec:.3g} s'
 
 # %% ../../nbs/interpret/02_compare.ipynb #17c94ba6
 def _inputs(learn, learner, x, prep):
-    "Pictures as they are drawn, the same as `explain` takes them, and as a batch"
-    if not is_picture(x) and not isinstance(x, (list,tuple,L,Tensor)):
+    "Is `x` to be read by the learner or by `prep`? And what `explain` takes, and the batch of it"
+    if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
+    if is_item(x, learner): return True,x,batch_of(learn, x, prep)
+    if not isinstance(x, (list,tuple,L,Tensor)):
         raise TypeError(f"`x` is a picture, a list of them, or a batch (bs,c,h,w); it is a {type(x).__name__}.")
-    one = not isinstance(x, (list,tuple,L)) and (is_picture(x) or x.ndim==3)
-    xs = [x] if one else list(x)
-    if not xs: raise ValueError("No picture was given.")
-    if is_picture(xs): pics = [to_picture(o) for o in open_pictures(xs, learner)]
-    else:
-        pics = [one_picture(o, learner)[1] if learner is not None else to_picture(o) for o in xs]
-        xs = torch.stack(list(xs))
-    return pics,xs,batch_of(learn, xs, prep)
+    if isinstance(x, (list,tuple,L)): x = torch.stack(list(x))
+    xb = batch_of(learn, x, prep)
+    return False,xb,xb
+
+def _picture_under(h):
+    "The picture that a map was drawn on"
+    return to_picture(h.img[0] if isinstance(h.img, L) else h.img)
 
 def _chosen(methods, model, xb, n):
     "The options of each method asked for, or of the `n` that suit the model best; raises `ValueError` where unknown"
@@ -90,7 +90,7 @@ def plot_methods(
 )->plt.Figure:
     "A row for each method: its heatmaps, its time per picture, and the number of forward passes that take as long"
     model,learner = model_of(learn)
-    pics,xs,xb = _inputs(learn, learner, x, prep)
+    read,xs,xb = _inputs(learn, learner, x, prep)
     methods = _chosen(methods, model, xb, n)
     out,forward = _timed(lambda: quietly(model, xb))
     candidates(model, xb) # else the first method would be charged with the search for layers
@@ -100,8 +100,9 @@ def plot_methods(
         for m,opts in methods.items():
             opts = {**kwargs, **opts}
             h,sec = _timed(lambda: explain(learn, xb, m, target=target, **opts))
-            if is_picture(xs): h = explain(learn, xs, m, target=target, prep=prep, **opts)
+            if read: h = explain(learn, xs, m, target=target, prep=prep, **opts)
             rows[m] = h,sec
             bar.step()
     labels = prediction_labels(learner, out) if learner is not None else []
+    pics = [_picture_under(o) for o in h] if read else [one_picture(o, learner)[1] for o in xb]
     return _draw_methods(rows, pics, labels, forward, alpha, cmap, width)

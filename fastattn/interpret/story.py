@@ -12,6 +12,7 @@ from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.placement import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.grids import *
 from ..core.layers import *
@@ -91,9 +92,8 @@ def _validation_item(learn, i):
         dl = learn.dls.test_dl(one, with_labels=True, bs=1, num_workers=0)
         b = dl.one_batch()
     item = one.iloc[0] if isinstance(one, pd.DataFrame) else one[0]
-    # an item may also be a number or a name that the data block looks up
-    is_file = isinstance(item, (str,Path)) and Path(item).is_file()
-    return item if is_file else b[0],labels_of(learn, dl, b)[0]
+    # an item may also be a number that the data block looks up
+    return item if is_item(item, learn) and not is_whole(item) else b[0],labels_of(learn, dl, b)[0]
 
 # %% ../../nbs/interpret/01_story.ipynb #c94750e7
 def _shrunk(pic, side):
@@ -102,19 +102,15 @@ def _shrunk(pic, side):
     if s==1: return pic
     return pic.resize([max(1, round(o*s)) for o in pic.size], Image.Resampling.BILINEAR, reducing_gap=2)
 
-def _placement(batch, size, n=512):
-    "`placement` for a picture of `size`, measured on a smaller one of the same shape, since large ones take long"
-    s = max(1, max(size)/n)
-    return placement(batch, tuple(max(1, round(o/s)) for o in size))
-
-def _model_input(learn, x, side, places):
+def _model_input(learn, x, side, reader):
     "One picture as the model takes it, as it is drawn, the placement of the first in the second, and its name"
-    if not is_picture(x): return *one_picture(x, learn),''
-    pic,batch = open_picture(x, image_class(learn)),batcher(learn)
+    if not is_item(x, learn): return *one_picture(x, learn),''
     name = shown_name(x) if isinstance(x, (str,Path)) else ''
     with undisturbed(learn):
-        if pic.size not in places: places[pic.size] = _placement(batch, pic.size)
-        return batch([pic]),_shrunk(to_picture(pic), side),places[pic.size],name
+        items = reader.open([x])
+        xb = reader(items)
+        pics,where = reader.drawn(items, xb, most=512)
+    return xb,_shrunk(to_picture(pics[0]), side),where,name
 
 # %% ../../nbs/interpret/01_story.ipynb #2e98f154
 def _steps(learn, model, xb, layer):
@@ -145,15 +141,15 @@ def tell(
     target=None, # See `explain`
     layer=None, # See `explain`
     side:int=640, # Longer side of the pictures as they are drawn, in pixels, at most
-    places:dict=None, # Kept between calls: the placement of the model's input in pictures of each size
+    reader:Reader=None, # From `reading(learn)`, kept between calls since it knows how pictures of each size are cropped
     **kwargs # Options of the method
 )->list: # A `Story` for each picture
     "The steps of the model on some pictures, from one batch; raises `ValueError` where a picture is not there"
-    model,places = unwrap(learn.model),ifnone(places, {})
-    xs = list(xs) if isinstance(xs, range) else listed(xs)
+    model,reader = unwrap(learn.model),ifnone(reader, reading(learn))
+    xs = list(xs) if isinstance(xs, range) else reader.listed(xs)
     if not xs: raise ValueError("No picture was given.")
     items,actual = zip(*[_validation_item(learn, x) if is_whole(x) else (x,'') for x in xs])
-    inputs = [_model_input(learn, x, side, places) for x in items] # one by one: large pictures are not held together
+    inputs = [_model_input(learn, x, side, reader) for x in items] # one by one: large pictures are not held together
     xb = torch.cat([as_batch(o[0], model) for o in inputs])
     h = explain(learn, xb, method, target=target, layer=layer, **kwargs)
     out,steps = _steps(learn, model, xb, h.layer)

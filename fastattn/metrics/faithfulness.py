@@ -9,7 +9,7 @@ __all__ = ['deletion', 'insertion', 'average_drop']
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
-from ..image.pictures import *
+from ..image.reading import *
 from ..core.hooks import *
 from ..core.target import *
 from ..core.memory import *
@@ -37,10 +37,10 @@ def _image_batches(learn, x, prep, bs=32):
         raise ValueError("A bare model knows no pictures: pass `x`, a batch or pictures "
                          "(or a fastai Learner, whose validation set is taken).")
     if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
-    if not is_picture(x):
+    if not is_item(x, learner):
         x = as_batch(x, model)
         return len(x),x.split(bs)
-    x = listed(x)
+    x = reading(learner, prep).listed(x)
     return len(x),(batch_of(learn, x[i:i+bs], prep) for i in range(0, len(x), bs))
 
 # %% ../../nbs/metrics/02_faithfulness.ipynb #8bc43982
