@@ -24,14 +24,16 @@ def head_stats(
     _,heads,nq,nk = call.shape
     on_image = grid is not None and nq==nk
     entropy,distance = torch.zeros(heads, device=call.device),torch.zeros(heads, device=call.device)
-    if on_image: centres,prefix = _patch_centres(grid, size).to(call.device),grid.prefix
+    if on_image:
+        centres,cell = _patch_centres(grid, size).to(call.device),torch.full((nq,), -1, device=call.device)
+        cell[grid.patches] = torch.arange(grid.h*grid.w, device=call.device) # of each token; -1: it is no patch
     for b in call.blocks():
         a = call.rows(b).float()
         entropy += torch.special.entr(a.clamp(min=0)).sum(-1).mean(0).sum(-1)
         q = torch.arange(b.start, b.stop, device=a.device)
-        if not on_image or (q<prefix).all(): continue
-        p = a[:,:,q>=prefix,prefix:] # from patches to patches
-        d = torch.cdist(centres[q[q>=prefix]-prefix], centres)
+        if not on_image or (cell[q]<0).all(): continue
+        p = a[:,:,cell[q]>=0][...,grid.patches] # from patches to patches
+        d = torch.cdist(centres[cell[q][cell[q]>=0]], centres)
         distance += ((p*d).sum(-1)/p.sum(-1).clamp(min=1e-12)).mean(0).sum(-1)
     distance = distance/(grid.h*grid.w) if on_image else distance*float('nan')
     return torch.stack([entropy/nq/math.log(max(nk,2)), distance], 1)

@@ -194,4 +194,4 @@ def _token_at(s, g, px, py):
     u,v = ((px+.5)/W-bx)/ax,((py+.5)/H-by)/ay
     if not (0<=u<w and 0<=v<h):
         raise ValueError(f"The point ({px}, {py}) is not part of the model's input: its transforms crop it.")
-    return g.prefix + int(v*g.h/h)*g.w + int(u*g.w/w)
+    return g.token(int(v*g.h/h), int(u*g.w/w))

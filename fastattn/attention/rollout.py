@@ -80,23 +80,23 @@ def start_row(
     if query not in (None,'cls','mean'):
         raise ValueError(f"`query` must be None, 'cls', 'mean' or the number of a token, not {query!r}.")
     if q==1: return r+1
-    n = _grid_of(p, call.name, q, grid).prefix
-    front = _front_tokens(p, call, query, n)
-    if front: r[:,front] = 1/len(front)
-    else: r[:,n:] = 1/(q-n)
+    g = _grid_of(p, call.name, q, grid)
+    read = _tokens_read(p, call, query, g)
+    if read: r[:,read] = 1/len(read)
+    else: r[:,g.patches] = 1/(g.h*g.w)
     return r
 
-def _front_tokens(p, call, query, n):
-    "Those of the `n` tokens before the patches that are explained; empty if the patches are"
+def _tokens_read(p, call, query, g):
+    "Those of the tokens besides the patches that are explained; empty if the patches are"
     a = p.memo('attentions', lambda: attentions(p.model, p.x))
-    if query=='cls' and n==0:
+    if query=='cls' and g.prefix==0:
         raise ValueError(f"The tokens of {call.name!r} are all patches, there is no CLS among them: "
                          "use `query='mean'`, or the number of a token.")
     if query is None and a.odd:
         raise ValueError(f"The output is computed from token {a.odd[0]}, which is not before the patches, and not from "
                          "all patches; say with `query=` which token to explain and with `grid=` how the patches lie.")
     # in layers that run before CLS joins, its number is that of a patch
-    return [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i<n]
+    return [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i in g.others]
 
 def row_on_grid(
     p:Probe, # The question, from `explain`
@@ -106,7 +106,7 @@ def row_on_grid(
 )->Tensor: # `(bs,gh,gw)`
     "The weights of the keys as a map of the patches"
     g = _grid_of(p, call.name, r.shape[1], grid)
-    return r[:,g.prefix:].unflatten(1, (g.h,g.w))
+    return g.read(r[...,None])[:,0]
 
 # %% ../../nbs/attention/05_rollout.ipynb #1550ccc1
 _joins = dict(mean=lambda a: a.mean(1), max=lambda a: a.amax(1), min=lambda a: a.amin(1))

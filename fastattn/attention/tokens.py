@@ -9,6 +9,7 @@ __all__ = ['attends', 'encoder_decoder', 'tokens_grid', 'Attentions', 'attention
 from fastai.vision.all import *
 from ..core.hooks import *
 from ..core.grids import *
+from ..core.positions import *
 from ..core.layers import *
 from .trace import *
 import dataclasses
@@ -55,19 +56,7 @@ def tokens_grid(
 )->Grid: # Of kind `'tokens'`
     "How `n` tokens lie on the image; raises `ValueError` where they do not, or `grid` does not fit them"
     if grid is not None: return _checked_grid(model, x, name, n, grid)
-    every = candidates(model, x).every
-    parts = name.split('.')
-    around = ['.'.join(parts[:i]) for i in range(len(parts),0,-1)]
-    known = [every[o].grid for o in around if o in every] + [c.grid for c in every.values()]
-    for g in known:
-        if g.h*g.w+(g.prefix if g.is_tokens else 0)==n: return Grid(g.h, g.w, 'tokens', g.prefix)
-    seen = [(g.h,g.w) for g in known]
-    g = grid_of((1,n,1), tuple(x.shape[-2:]), seen=seen)
-    if g is not None and seen and (g.h,g.w) not in seen: g = None # tokens on a grid that no layer has are not patches
-    if g is None:
-        raise ValueError(f"How the {n} tokens of {name!r} lie on an image of {tuple(x.shape[-2:])} is not known; "
-                         "say it with `grid=(rows, columns)`.")
-    return g
+    return candidates(model, x).tokens(name, n)
 
 def _checked_grid(model, x, name, n, grid):
     "The user's `grid`, unless it contradicts what is known about the tokens"
@@ -77,11 +66,12 @@ def _checked_grid(model, x, name, n, grid):
         raise ValueError(f"A grid of {h} x {w} has {h*w} cells, but {name!r} has {n} tokens; rows times columns must "
                          "be the number of patches, which leaves 0 to 16 other tokens, such as CLS.")
     try: g = tokens_grid(model, x, name, n)
+    except NoPatches: raise
     except ValueError: return Grid(h, w, 'tokens', n-h*w)
     if g.h*g.w!=h*w:
         raise ValueError(f"A grid of {h} x {w} has {h*w} cells, but {name!r} has {n} tokens, "
                          f"of which {g.h} x {g.w} = {g.h*g.w} are patches.")
-    return Grid(h, w, 'tokens', g.prefix)
+    return g if (g.h,g.w)==(h,w) else Grid(h, w, 'tokens', g.prefix, g.suffix)
 
 # %% ../../nbs/attention/04_tokens.ipynb #0bfe9e27
 @dataclasses.dataclass
@@ -90,8 +80,8 @@ class Attentions:
     names:list # Attention layers, in the order in which they run
     shapes:dict # `{name: (heads,q,k)}`
     blocks:dict # `{name: name of the largest module around it that contains no other attention layer}`
-    reads:list # Tokens before the patches that the output is computed from; empty if it is computed from the patches
-    odd:list # Tokens that it is computed from if these are neither before the patches nor all patches
+    reads:list # Tokens besides the patches that the output is computed from; empty if it is computed from the patches
+    odd:list # Tokens that it is computed from if these are some of the patches, but not all
 
 def attentions(
     model:nn.Module, # A transformer
@@ -110,8 +100,10 @@ def _first_image(model, x):
 
 # %% ../../nbs/attention/04_tokens.ipynb #b12ebbbf
 def _inspect(model, x):
-    with AttentionTrace(model) as t: model(x)
-    names = t.names
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='The windows of') # nothing is drawn yet
+        with AttentionTrace(model) as t: model(x)
+    names = _of_the_image(model, x, t)
     blocks = {n:_block_of(n, names) for n in names}
     shapes = {c.name:tuple(c.shape[1:]) for c in t.calls}
     _,q,_ = shapes[names[-1]]
@@ -131,9 +123,24 @@ def _reads(model, x, name, block, n):
     except ValueError: return [],[] # tokens that are not on the image, such as queries; asking for a map of them raises
     read = tokens_read(model, x, block, n)
     if read is None: return [0] if g.prefix else [],[]
-    front,rest = (r.nonzero()[:,0].tolist() for r in (read[:g.prefix],read[g.prefix:]))
-    odd = rest and not front and len(rest)<n-g.prefix
-    return front,[i+g.prefix for i in rest] if odd else []
+    read = read.nonzero()[:,0].tolist()
+    others = [i for i in read if i in g.others]
+    patches = [i for i in read if i not in others]
+    return others,patches if patches and not others and len(patches)<g.h*g.w else []
+
+def _of_the_image(model, x, trace):
+    "The names of the attention layers without those of a tower that does not see the image, but a text for example"
+    names = trace.names
+    elsewhere = {n for g in candidates(model, x).groups if not g.on_image for n in g.names}
+    if encoder_decoder(model) or not any(c.name in elsewhere or c.shape[0]!=1 for c in trace.calls): return names
+    g = torch.Generator().manual_seed(0)
+    changed = x+torch.randn(x.shape, generator=g).to(x)*x.float().std().to(x)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='The windows of')
+        with AttentionTrace(model) as other: model(changed)
+    def _first(t, n): return next(c.q if c.weights is None else c.weights for c in t.calls if c.name==n)
+    def _is_same(a, b): return a.shape==b.shape and torch.equal(a, b)
+    return [n for n in names if n not in other or not _is_same(_first(trace, n), _first(other, n))] or names
 
 # %% ../../nbs/attention/04_tokens.ipynb #b5aa15ff
 def _shapes_on_image(model, x, i):

@@ -57,5 +57,6 @@ def value_attention(
     res,t = torch.stack(maps).mean(0),p.attn.tokens
     gh,gw = res.shape[1:]
     if not sharpness or t.ndim!=3 or len(t)!=len(res) or t.shape[1]<gh*gw: return res
-    patches = t[:,t.shape[1]-gh*gw:].transpose(1,2).unflatten(2, (gh,gw))
-    return share_alike(res, patches, sharpness)
+    try: g = tokens_grid(p.model, p.x, p.attn.block, t.shape[1])
+    except ValueError: return res
+    return share_alike(res, g.read(t), sharpness) if (g.h,g.w)==(gh,gw) else res

@@ -28,8 +28,8 @@ def features_grid(
 ): # Number of channels, and the `Grid` on which the features lie
     "How the features of `body` lie on the image; raises `ValueError` where no spatial positions are left"
     out = quietly(body, x[:1])
-    seen = [(c.grid.h,c.grid.w) for c in candidates(body, x) if c.grid.kind!='tokens']
-    g = grid_of(out.shape, tuple(x.shape[-2:]), seen=seen) if isinstance(out, Tensor) else None
+    whole = candidates(body, x).every.get('') # the body itself is one of the layers that keep positions
+    g = whole.grid if isinstance(out, Tensor) and whole is not None else None
     if g is None:
         shape = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"The body puts out {shape} for images of {tuple(x.shape[-2:])}: no spatial positions "
