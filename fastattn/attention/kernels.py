@@ -68,7 +68,7 @@ def _added_mask(a, q, heads):
     return pad if m is None else m+pad
 
 # %% ../../nbs/attention/02_kernels.ipynb #fdcceb3b
-ModuleRun = namedtuple('ModuleRun', 'name id module args kwargs') # one run of a module
+ModuleRun = namedtuple('ModuleRun', 'name id module args kwargs run', defaults=[0]) # one run of a module
 
 class KernelCalls:
     "Makes the calls that `Intercept` sees, and hands queries and keys, or weights, to `_add`, which subclasses define"

@@ -32,11 +32,12 @@ class AttentionTrace(KernelCalls, Mapping):
         if '' in patterns: patterns = () # the model itself contains every module that attends
         self._wanted = set(match_modules(model, *patterns)) if patterns else None
         self.model,self.patterns,self.heads,self.rows = unwrap(model),patterns,heads,rows
+        self.only = None # `(module, run)`: keep what attends inside that run alone
         self._stack = ExitStack()
 
     def __enter__(self):
         self._reset()
-        self.seen,self._ids = {},itertools.count()
+        self.seen,self._ids,self._counts = {},itertools.count(),Counter()
         if self.grad and torch.is_inference_mode_enabled():
             raise RuntimeError("Gradients of attention cannot be computed in inference mode: use `torch.no_grad()` "
                                "instead, or leave out `grad=True`.")
@@ -100,7 +101,8 @@ def _enter(self:AttentionTrace, name, m, args, kwargs):
     if not self._running: # the model, or a part of it that is run by itself
         ts = [t for t in (*args,*kwargs.values()) if isinstance(t, Tensor) and t.ndim>1]
         self._bs = len(ts[0]) if ts else 0
-    self._running.append(ModuleRun(name, next(self._ids), m, args, kwargs))
+    self._running.append(ModuleRun(name, next(self._ids), m, args, kwargs, self._counts[name]))
+    self._counts[name] += 1
 
 @patch
 def _leave(self:AttentionTrace, name, m, args, kwargs, out):
@@ -122,6 +124,7 @@ def _add(self:AttentionTrace, kind, **kwargs):
     run = self._running[-1]
     self.seen[run.name] = None
     if self._wanted is not None and not self._is_wanted(run.name): return
+    if not self._is_asked(): return
     def _previous_kind(): return getattr(self._previous(), 'kind', None)
     if kind in ('softmax','dropout') and _previous_kind() in ('sdpa','mha'): return
     if kind=='dropout': # the same weights as those of the softmax before, closer to the product with the values
@@ -130,6 +133,11 @@ def _add(self:AttentionTrace, kind, **kwargs):
     c.kind,c.id,c.bs = kind,run.id,self._bs
     c.path = list(self._running) if self._has_windows(c) else None
     self.calls.append(c)
+
+@patch
+def _is_asked(self:AttentionTrace):
+    "Is the run in progress that is asked for, or are all?"
+    return self.only is None or any((r.name,r.run)==self.only for r in self._running)
 
 @patch
 def _is_wanted(self:AttentionTrace, name):

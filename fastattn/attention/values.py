@@ -26,7 +26,8 @@ class _ValueTrace(AttentionTrace):
 
     def __enter__(self):
         super().__enter__()
-        def _keep(m, args, out): self.tokens = main_tensor(out).detach().clone()
+        def _keep(m, args, out):
+            if self._is_asked(): self.tokens = main_tensor(out).detach().clone()
         self.on_exit(self.model.get_submodule(self.block).register_forward_hook(_keep).remove)
         return self
 
@@ -57,6 +58,6 @@ def value_attention(
     res,t = torch.stack(maps).mean(0),p.attn.tokens
     gh,gw = res.shape[1:]
     if not sharpness or t.ndim!=3 or len(t)!=len(res) or t.shape[1]<gh*gw: return res
-    try: g = tokens_grid(p.model, p.x, p.attn.block, t.shape[1])
+    try: g = grid_seen(p, p.attn.block, t.shape[1])
     except ValueError: return res
     return share_alike(res, g.read(t), sharpness) if (g.h,g.w)==(gh,gw) else res

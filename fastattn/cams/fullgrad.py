@@ -8,6 +8,7 @@ __all__ = ['BiasTrace', 'fullgrad']
 # %% ../../nbs/cams/02_fullgrad.ipynb #7e981a42
 from fastai.vision.all import *
 from ..image.heatmap import *
+from ..core.calls import *
 from ..core.pipeline import *
 from contextlib import ExitStack
 
@@ -48,6 +49,9 @@ class BiasTrace:
         layer=None # Must be None, else `ValueError` is raised: all layers are read
     ):
         if layer is not None: raise ValueError("'fullgrad' reads every bias of the model; leave `layer` out.")
+        if turned := turned_modules(model, x):
+            raise ValueError(f"'fullgrad' reads all runs of a module as one, and {turned[0]!r} sees the image mirrored "
+                             "or on its side in some of them; 'gradcam' turns these back.")
         self.names,self.size,self.model = [],tuple(x.shape[-2:]),model
         self._stack = ExitStack()
 

@@ -9,6 +9,7 @@ __all__ = ['pyramidcam']
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
+from ..core.grids import *
 from ..core.layers import *
 from ..core.sampling import *
 from ..core.pipeline import *
@@ -42,7 +43,8 @@ def pyramidcam(p,
     *fine,(a,g) = zip(p.acts, p.grads())
     res = _laid(weighted_sum(g.mean((2,3)), a), -1)
     for k,(a,g) in enumerate(fine):
-        phases = gradient_phases(p.model, p.x, p.layers[k], p.grids[k], p.grids[-1])
+        # of a module that runs more than once it is not known
+        phases = None if is_run(p.layers[k]) else gradient_phases(p.model, p.x, p.layers[k], p.grids[k], p.grids[-1])
         m = _laid(even_products(a, g, phases), k)
         # an empty map of a finer stage does not make the product empty
         res = res*torch.where(m.flatten(1).amax(1)[:,None,None]>0, m, torch.ones_like(m))

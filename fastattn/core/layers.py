@@ -113,14 +113,16 @@ def sources(
 def graph_of(
     model:nn.Module, # Any model
     x:Tensor, # A batch `(bs,c,h,w)`
-    names:list # Names of layers
+    names:list, # Names of layers
+    every_run:bool=False # Note every run, as `(name, run)`, and not the last alone?
 )->dict: # `{name: node}`, of the model's output under `''`; without those that nothing differentiable leads to
     "The nodes at which autograd's graph has the outputs of layers; no tensor is kept for a backward pass"
-    nodes = {}
+    nodes,runs = {},Counter()
     def _note(name, m, args, out):
         t = main_tensor(out)
         leaf = None if t.requires_grad else t.detach().requires_grad_() # frozen, or inside a `no_grad`
-        nodes[name] = node_of(t if leaf is None else leaf)
+        nodes[(name,runs[name]) if every_run else name] = node_of(t if leaf is None else leaf)
+        runs[name] += 1
         if leaf is not None:
             with torch.enable_grad(): return replace_main(out, leaf.clone()) # what follows may work in place
     with ExitStack() as stack:
@@ -156,13 +158,14 @@ def candidates(
 
 def _scan(model, x):
     "The `Layers` of `model`, worked out with one image"
-    out,calls,starts,n_bytes = _record_calls(model, x)
+    out,calls,starts,n_bytes,runs = _record_calls(model, x)
     first = _tokens_first(model, x, calls)
     calls = [c for c in calls if c.name in first or not _has_one_column(c.shape)]
     groups = [g for g in token_groups(calls, first) if g.n>1]
     find_grids(model, x, groups, _seen(model, calls, tuple(x.shape[-2:])))
     res = _collect(model, calls, groups, starts, tuple(x.shape[-2:]), main_tensor(out))
     inside = _attentions(model)[1]
+    res.runs = runs
     res.bytes_per_image,res.in_attention,res.detects = n_bytes,{c.name for c in res if inside(c.name)},_has_boxes(out)
     items = res.features()
     if items and res.out is None and not res.detects and (res.attns or items[-1].grid.is_tokens):
@@ -213,9 +216,11 @@ class _Call:
     maker:str # The module that made the main tensor, where that is one of several in the output; else None
 
 def _record_calls(model, x):
-    "Run `model` on one image -> its output, the calls with a row for it, when modules began, the bytes of all outputs"
-    clock,starts,calls,made,last,n_bytes = itertools.count(),{},[],{},None,0
-    def _pre(name, m, args): starts[name] = next(clock)
+    "Run `model` on one image -> its output, the calls with a row for it, when modules began, bytes of outputs, runs"
+    clock,starts,calls,made,last,n_bytes,runs = itertools.count(),{},[],{},None,0,Counter()
+    def _pre(name, m, args):
+        starts[name] = next(clock)
+        runs[name] += 1
     def _post(name, m, args, out):
         nonlocal last,n_bytes
         t = main_tensor(out)
@@ -232,7 +237,7 @@ def _record_calls(model, x):
             stack.callback(m.register_forward_pre_hook(partial(_pre, n)).remove)
             stack.callback(m.register_forward_hook(partial(_post, n)).remove)
         out = model(x)
-    return out,calls,starts,n_bytes
+    return out,calls,starts,n_bytes,{n:k for n,k in runs.items() if k>1}
 
 def _several(o):
     "Does a module's output contain more than one tensor?"
@@ -263,14 +268,16 @@ def _seen(model, calls, size):
 # %% ../../nbs/core/04_layers.ipynb #a86d5dfd
 def _collect(model, calls, groups, starts, size, out):
     "The candidates among the calls of `model`"
-    items,every,shapes,was_inside = [],{},[],False
+    items,every,shapes,grids_of,was_inside = [],{},[],defaultdict(list),False
     attns,inside = _attentions(model)
     group_of = {id(c):g for g in groups for c in g.calls}
     n_tokens = {c.shape[1] for c in calls if len(c.shape)==3}
     for call in calls:
         if _is_weights(call, n_tokens, inside): continue
         if len(call.shape)==4: shapes.append((call.name, call.shape))
-        if (c := _as_candidate(call, size, group_of.get(id(call)))) is None: continue
+        c = _as_candidate(call, size, group_of.get(id(call)))
+        grids_of[call.name].append(c and c.grid)
+        if c is None: continue
         every[c.name] = c
         after_inside,was_inside = was_inside,c.grid.is_tokens and inside(c.name)
         if was_inside: continue # queries, keys and values are no features
@@ -288,7 +295,7 @@ def _collect(model, calls, groups, starts, size, out):
     names = [n for n,_ in model.named_modules() if n]
     res = Layers(items, every, tuple(out.shape) if is_map else None, began, shapes, names)
     for g in groups: g.calls = [] # they hold modules, and what is remembered must not keep the model alive
-    res.groups = groups
+    res.groups,res.grids_of = groups,{n:gs for n,gs in grids_of.items() if len(gs)>1}
     return res
 
 def _is_weights(call, n_tokens, inside):
@@ -315,7 +322,8 @@ def tokens(self:Layers,
     parts = name.split('.')
     around = ['.'.join(parts[:i]) for i in range(len(parts), -1, -1)]
     same = [g for g in self.groups if g.n==n]
-    own = next((g for o in around for g in same if o in g.names), None)
+    own = [g for o in around for g in same if o in g.names]
+    own = next((g for g in own if g.grid is not None and g.grid.order is None), own[0] if own else None)
     known = [c.grid for c in self.every.values()]
     grid = own.grid if own is not None else next((g.grid for g in same if g.grid is not None), None)
     # tokens that no module returns: keys that are pooled inside an attention, or joined by a CLS token there
