@@ -5,6 +5,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from fastattn.all import *
 from fastattn.core.hooks import *
 from fastattn.core.grids import main_tensor
+from fastattn.core.positions import probe_images, positions_of
 from common import here, write
 
 # Height and width of a place's centre, as shares of the image: off the middle and off the diagonals, so that
@@ -104,20 +105,37 @@ def check(model, size, draws=(2,10), targets=5, c=3):
             # what is taken where no method is named, either: it may join several layers
             auto = explain(model, x[:1], target=k)
             if full := bool((h.raw>0).any() and (auto.raw>0).any()): break
-    cand,d = candidates(model, x).every[h.layer],0
+    layer = h.layer[0] if isinstance(h.layer, tuple) else h.layer # one run of a module is `(name, run)`
+    cand,d = candidates(model, x).every[layer],0
     for n in draws:
-        d = d + changes(model, h.layer, cand.grid.read, size, n, c)
-        r = dict(layer=h.layer, module=cand.cls, layout=cand.grid.kind, prefix=cand.grid.prefix,
+        d = d + changes(model, layer, cand.grid.read, size, n, c)
+        r = dict(layer=layer, module=cand.cls, layout=cand.grid.kind, prefix=cand.grid.prefix,
                  grid=list(h.raw.shape[-2:]), hits=sum(hits(d.sqrt())), places=len(places), shift=list(shift(d.sqrt())),
                  nonempty=full, method=auto.method)
         if right(r): break
     return r
 
+def ordered(model, size, name):
+    """Where attention mixes all cells, the one that moves most says little. But do the cells look at the image row by
+    row, and do their centres spread over it? The smaller correlation of rows and columns with the grid, and slope"""
+    x,passes = noise(size),[]
+    grid = candidates(model, x).every[name].grid
+    for o in probe_images(x):
+        with Trace(model, name, take=lambda o: main_tensor(o).clone()) as t: quietly(model, o)
+        passes.append(grid.read(t[name][-1] if isinstance(t[name], list) else t[name])[0].flatten(1).T.double())
+    a,b = positions_of(*passes)[:,:2],torch.stack(torch.meshgrid(*[(torch.arange(n)+.5)/n for n in (grid.h,grid.w)],
+                                                               indexing='ij'), -1).view(-1,2).double()
+    a,b = a-a.mean(0),b-b.mean(0)
+    slope = (a*b).sum(0)/b.square().sum(0)
+    corr = slope*(b.square().sum(0)/a.square().sum(0)).sqrt()
+    return [round(float(corr.min()), 4),round(float(slope.min()), 3)]
+
 def right(r):
     """Is the map there, and in its place? A token too many in front is a shift by a cell, while strides and paddings of
     convolutions shift by half of one"""
-    return ('error' not in r and r['nonempty'] and r['hits']>=r['places']-1 and
-            (not r['layout'].startswith('tokens') or max(map(abs, r['shift']))<=.75))
+    if 'error' in r or not r['nonempty']: return False
+    if r.get('ordered', (0,0))[0]>.99 and r['ordered'][1]>.9: return True
+    return r['hits']>=r['places']-1 and (not r['layout'].startswith('tokens') or max(map(abs, r['shift']))<=.75)
 
 def smallest():
     "The model with the fewest parameters of each of timm's modules: `{family: [model, parameters, models there are]}`"
@@ -201,6 +219,7 @@ def row(make, name):
         m,size = make(name)
         r.update(parameters=sum(p.numel() for p in m.parameters()), size=list(size))
         r.update(check(m, size))
+        if not right(r): r['ordered'] = ordered(*make(name), r['layer']) # with its own first weights
     except Exception as e:
         r['error'] = str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'
     return dict(**r, right=right(r), seconds=round(time.time()-start,1))
@@ -210,6 +229,7 @@ def line(r):
     if 'error' in r: return r['error'].splitlines()[0]
     return (f"{r['layer']} {r['module']} {r['layout']}+{r['prefix']} {r['grid'][0]}x{r['grid'][1]} of "
             f"{r['size'][0]}x{r['size'][1]}, {r['hits']}/{r['places']} hits, "
+            f"{'in order '+str(r['ordered'])+', ' if 'ordered' in r else ''}"
             f"shift {r['shift'][0]:g},{r['shift'][1]:g}{'' if r['nonempty'] else ', EMPTY'}")
 
 if __name__=='__main__':

@@ -9,6 +9,7 @@ __all__ = ['relevance', 'legrad']
 from fastai.vision.all import *
 from ..core.hooks import *
 from ..core.grids import *
+from ..core.layers import *
 from ..core.pipeline import *
 from .trace import *
 from .tokens import *
@@ -47,6 +48,8 @@ class _Layerwise(AttentionTrace):
 
     def _hook_blocks(self):
         self.info,self.tokens,self.out = attentions(self.model, self.images),[],None
+        block = candidates(self.model, self.images).every.get(self.info.blocks[self.info.names[-1]])
+        self.first = block is not None and block.grid.kind=='tokens_first' # (tokens,bs,c), as in PyTorch's own encoder
         if len({self.info.shapes[n][1:] for n in self.info.names})>1:
             raise ValueError("'legrad' runs the head on the tokens of every layer, so all layers must have the same "
                              "tokens; 'relevance' and 'gradcam' do not need that.")
@@ -60,14 +63,15 @@ class _Layerwise(AttentionTrace):
     def _collect(self, name, ran, m, args, out):
         "Keep the tokens after a block; the last block hands on those of all layers"
         t,bs = main_tensor(out),len(self.images)
-        if len(t)!=bs or name in ran:
+        along = int(self.first) # the axis of the batch
+        if t.shape[along]!=bs or name in ran:
             what = 'runs again' if name in ran else f'returns {tuple(t.shape)} for {bs} images'
             raise ValueError(f"'legrad' needs blocks that run once and return (bs,tokens,c); "
                              f"{self.info.blocks[name]!r} {what}. 'relevance' and 'gradcam' do not need that.")
         ran.add(name)
         if name in self.patterns: self.tokens.append(t)
         if name!=self.info.names[-1]: return
-        new = torch.cat(self.tokens if name in self.patterns else [*self.tokens,t])
+        new = torch.cat(self.tokens if name in self.patterns else [*self.tokens,t], along)
         return map_tensors(lambda o: new if o is t else o, out)
 
     def _split(self, m, args, out):

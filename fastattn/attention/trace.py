@@ -188,6 +188,9 @@ def _rows_of(self:AttentionTrace, c, grads=False):
     return c.mean(None if self.rows is None else i)
 
 # %% ../../nbs/attention/03_trace.ipynb #befaba76
+_no_graph = ("No gradient reaches any attention: {} (gradient checkpointing, `no_grad`, `inference_mode` or `detach` "
+             "inside the model).")
+
 class _Grads(Mapping):
     "Gradients of recorded weights, computed on request"
     def __init__(self, trace): self.trace = trace
@@ -201,11 +204,11 @@ def grads(self:AttentionTrace,
 )->Mapping: # `{module name: (bs,heads,q,k)}`
     "Gradients of `score` with respect to the recorded weights; raises `RuntimeError` where no graph leads to them"
     if not self.grad: raise RuntimeError("This AttentionTrace keeps no graph: make it with `grad=True`.")
+    if not score.requires_grad: raise RuntimeError(_no_graph.format('the score has no graph'))
     ts = [c.weights if c.out is None else c.out for c in self.calls]
     gs = torch.autograd.grad(score.sum(), ts, retain_graph=True, allow_unused=True)
     if all(g is None for g in gs):
-        raise RuntimeError("No gradient reaches any attention: the score does not depend on them through a graph "
-                           "(gradient checkpointing, `no_grad` or `detach` inside the model).")
+        raise RuntimeError(_no_graph.format('the score does not depend on them through a graph'))
     for c,t,g in zip(self.calls, ts, gs):
         shape = (c.q if c.weights is None else c.weights).shape[:3]
         c.g = (torch.zeros_like(t) if g is None else g.detach()).view(*shape, -1)

@@ -68,25 +68,32 @@ class _MaxOfPairs(torch.autograd.Function):
 class PairedMaxPool(nn.Module):
     "Max pooling whose backward pass attributes the change of each maximum, between image and baseline, to one pixel"
     def __init__(self,
-        *how # Kernel size, stride, padding, dilation and `ceil_mode`, as for `F.max_pool2d`
+        *how, # Kernel size, stride, padding, dilation and `ceil_mode`, as for `F.max_pool2d`
+        lines:bool=False # Does it pool along one axis, as `F.max_pool1d`?
     ):
         super().__init__()
-        self.how = how
+        self.how,self.lines = how,lines
 
     def forward(self,
         x:Tensor # Images and then their baselines `(2*bs,c,h,w)`; an odd number of rows is pooled as usual
     )->Tensor: # `(2*bs,c,gh,gw)`
-        return F.max_pool2d(x, *self.how) if len(x)%2 else _MaxOfPairs.apply(x, *self.how)
+        if self.lines: x = x.unsqueeze(-2)
+        res = F.max_pool2d(x, *self.how) if len(x)%2 else _MaxOfPairs.apply(x, *self.how)
+        return res.squeeze(-2) if self.lines else res
 
 # %% ../../nbs/attribution/01_rules.ipynb #24b2e3c2
-def _max_pool(kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **kwargs):
-    "The module for a call of `F.max_pool2d` with these arguments"
-    return PairedMaxPool(kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+def _max_pool(kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, lines=False, **kwargs):
+    "The module for a call of `F.max_pool2d` with these arguments; `lines`: of `F.max_pool1d`"
+    stride = stride or kernel_size
+    if lines: # of rows one pixel high
+        def _row(v, one): return one,*(v if isinstance(v, (tuple,list)) else (v,))
+        kernel_size,stride,padding,dilation = _row(kernel_size, 1),_row(stride, 1),_row(padding, 0),_row(dilation, 1)
+    return PairedMaxPool(kernel_size, stride, padding, dilation, ceil_mode, lines=lines)
 
 def _even_kernel(x, out):
-    "Kernel `(h,w)` of the max pooling that makes `out` of `x`, where it divides `x` evenly, or None"
-    (h,w),(gh,gw) = x.shape[-2:],out.shape[-2:]
-    return None if h%gh or w%gw else (h//gh,w//gw)
+    "Kernel of the max pooling that makes `out` of `x`, where it divides `x` evenly, or None"
+    pairs = list(zip(x.shape[2:], out.shape[2:]))
+    return None if any(n%k for n,k in pairs) else tuple(n//k for n,k in pairs)
 
 # %% ../../nbs/attribution/01_rules.ipynb #e87841fc
 class _CallMode(TorchFunctionMode):
@@ -120,7 +127,7 @@ class Separated(nn.Module):
         only:set=None # Names of the functions to separate; None is all that have a rule
     ):
         super().__init__()
-        self.separable = only or _elementwise|{'max_pool2d','adaptive_max_pool2d'}
+        self.separable = only or _elementwise|{'max_pool2d','adaptive_max_pool2d','max_pool1d','adaptive_max_pool1d'}
         self.only,self.calls,self.missing = only,nn.ModuleList(),defaultdict(list)
         self.bs = 2 if only is None else 1
         self._edited = {} # storages of tensors that were changed in place: the call that did it, and the tensor
@@ -191,11 +198,12 @@ def _note_missing(self:Separated, name, args, where):
 
 @patch
 def _module_for(self:Separated, name, x, out, args, kwargs, where):
-    if 'max_pool2d' not in name: return nn.ReLU()
-    if name=='max_pool2d': return _max_pool(*args[1:], **kwargs)
+    if 'max_pool' not in name: return nn.ReLU()
+    lines = name.endswith('1d')
+    if not name.startswith('adaptive'): return _max_pool(*args[1:], lines=lines, **kwargs)
     k = _even_kernel(x, out)
     if k is None: self.missing[name].append(where)
-    return _max_pool(k) if k else nn.Identity()
+    return _max_pool(k, lines=lines) if k else nn.Identity()
 
 # %% ../../nbs/attribution/01_rules.ipynb #8c6049dc
 def _call_through(m, func, args, kwargs):

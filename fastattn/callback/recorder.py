@@ -14,6 +14,7 @@ from ..image.heatmap import *
 from ..core.hooks import *
 from ..core.layers import *
 from ..core.registry import *
+from ..core.inputs import *
 from ..core.pipeline import *
 from ..attention.tokens import *
 from .statistics import *
@@ -103,8 +104,8 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
     def __del__(self): self._close()
 
     def __getstate__(self): # what goes into `learn.export()`: the settings, and nothing that was recorded
-        recorded = ('_stat_rows','_head_rows','_pending','_has_heads','snapshots','watched','truth','pictures','labels',
-                    '_items','_watched_dls','_trace','_hooks')
+        recorded = ('_stat_rows','_head_rows','_pending','_has_heads','snapshots','watched','inputs','truth','pictures',
+                    'labels','_items','_watched_dls','_trace','_hooks')
         return {k:v for k,v in self.__dict__.items() if k not in recorded}
 
     def __setstate__(self, state):
@@ -122,9 +123,10 @@ def _check_settings(self:AttentionRecorder):
 @patch
 def _check_options(self:AttentionRecorder):
     "Raise an error where a layer or an option of the heatmaps that the user has named does not exist"
-    e = pick_method(self.method, unwrap(self.model), self.target=='actual', self.watched)
-    if self.layer is not None and e.layers is None and e.trace is None and not e.pixels:
-        candidates(self.model, self.watched).find(self.layer)
+    with images_of(unwrap(self.model), self.inputs, self.learn) as x:
+        e = pick_method(self.method, unwrap(self.model), self.target=='actual', x)
+        if self.layer is not None and e.layers is None and e.trace is None and not e.pixels:
+            candidates(self.model, x).find(self.layer)
     known = {*inspect.signature(e.f).parameters, *inspect.signature(explain).parameters}-{'p','learn','x','target'}
     if wrong := [k for k in self.kwargs if k not in known]:
         raise TypeError(f"{e.name!r} has no option {wrong[0]!r}; close names: {close_names(wrong[0], sorted(known))}.")
@@ -155,19 +157,20 @@ def _prepare(self:AttentionRecorder):
     "Find the images to watch and the layers to record"
     if self.layers is None: self.names = None
     if self._has_other_data(): self._watch_images()
-    self._name_layers(self.watched)
+    self._name_layers(self.inputs)
     self._has_heads = attends(unwrap(self.model)) and self._head_stats() is not None
 
 @patch
 def _layers_of_batch(self:AttentionRecorder):
     "The layers to record, where there is no image to watch"
     self.names = [] # if it fails it is not tried again
-    self._name_layers(self.xb[0])
+    self._name_layers(tuple(self.xb) if len(self.xb)>1 else self.xb[0])
 
 @patch
 def _name_layers(self:AttentionRecorder, x):
-    if self.layers is None: self.names = recordable(self.model, x)
-    self.titles = {**self.titles, **layer_titles(self.model, x, self.names)}
+    with images_of(unwrap(self.model), x, self.learn) as xb:
+        if self.layers is None: self.names = recordable(self.model, xb)
+        self.titles = {**self.titles, **layer_titles(self.model, xb, self.names)}
 
 @patch
 def _draw(self:AttentionRecorder):

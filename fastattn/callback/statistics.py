@@ -13,6 +13,7 @@ from ..core.hooks import *
 from ..core.grids import *
 from ..core.layers import *
 from ..core.registry import *
+from ..core.inputs import *
 from ..attention.heads import *
 from contextlib import ExitStack,contextmanager
 import collections
@@ -166,9 +167,9 @@ def heads(self:StatisticsMixin)->pd.DataFrame:
 @patch
 def _head_stats(self:StatisticsMixin, n=4):
     "Entropy and distance of all heads on the first `n` watched images; None if the attention cannot be recorded"
-    p = one_param(self.model)
     try:
-        with undisturbed(self.learn): return model_heads(self.model, self.watched[:n].to(p.device, p.dtype))
+        with undisturbed(self.learn), images_of(unwrap(self.model), self.inputs, self.learn) as x:
+            return model_heads(self.model, x[:n])
     except ValueError: return
 
 # %% ../../nbs/callback/01_statistics.ipynb #5bd3e2a6

@@ -19,7 +19,7 @@ import typing,weakref
 class WatchedMixin:
     "Validation images that a callback watches, and their heatmaps by epoch"
     def _reset_watched(self):
-        self.snapshots,self.watched,self.truth,self.pictures,self.labels = {},None,None,[],[]
+        self.snapshots,self.watched,self.inputs,self.truth,self.pictures,self.labels = {},None,None,None,[],[]
         self._epoch_stride,self._watched_dls,self._items = 1,None,None
 
     def _watched_indices(self, n):
@@ -76,10 +76,12 @@ def _watch_images(self:WatchedMixin):
                                 get_idxs=lambda: [i%n for i in self.idxs])
         if not hasattr(dl.after_batch, 'decode'): raise ValueError("its data loader is none of fastai's `TfmdDL`s")
         b = first(dl)
-        if not isinstance(b[0], Tensor) or b[0].ndim!=4: raise ValueError("its inputs are no images `(bs,c,h,w)`")
-        pictures,labels = dl.after_batch.decode(b)[0],labels_of(self.learn, dl, b)
-    n_inp = getattr(dl, 'n_inp', 1)
-    self.watched,self.truth = b[0].as_subclass(Tensor).cpu(),b[n_inp] if len(b)>n_inp else None
+        n_inp = getattr(dl, 'n_inp', 1)
+        i = next((i for i,o in enumerate(b[:n_inp]) if isinstance(o, Tensor) and o.ndim==4), None)
+        if i is None: raise ValueError("its inputs are no images `(bs,c,h,w)`")
+        pictures,labels = dl.after_batch.decode(b)[i],labels_of(self.learn, dl, b)
+    self.watched,self.truth = b[i].as_subclass(Tensor).cpu(),b[n_inp] if len(b)>n_inp else None
+    self.inputs = tuple(b[:n_inp]) if n_inp>1 else self.watched # all that the model takes
     self.pictures = [to_picture(o) for o in pictures]
     self.labels = [l or f'image {i}' for l,i in zip(labels, self.idxs)]
     self._watched_dls = weakref.ref(self.dls)
@@ -92,7 +94,7 @@ def _snapshot(self:WatchedMixin):
     target = actual_target(self.learn, self.truth) if self.target=='actual' else None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # maps may well be empty before training
-        h = explain(self.learn, self.watched, self.method, target=target, layer=self.layer, **self.kwargs)
+        h = explain(self.learn, self.inputs, self.method, target=target, layer=self.layer, **self.kwargs)
     self.snapshots[self.epochs] = h.cpu()
     if len(self.snapshots)>self.max_snapshots:
         self._epoch_stride *= 2

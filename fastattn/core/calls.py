@@ -130,8 +130,9 @@ def _views(model, x, name):
     def _unclear(why):
         return _Unclear(f"{outer!r} runs {n} times, {why}, so that one map cannot speak for all of them; choose a run "
                         f"of {name!r}, such as `layer=({name!r}, 0)`, up to {counts[name]-1}.")
-    nodes = graph_of(model, x, [outer], every_run=True)
-    if not nodes: raise _unclear('and its output has no graph')
+    try: nodes = graph_of(model, x, [outer], every_run=True)
+    except (RuntimeError,TypeError,ValueError,AttributeError): nodes = {}
+    if not nodes: raise _unclear('and the model does not run with a graph that would tell which of them count')
     read = sources(nodes)
     used = [k for k in range(n) if (outer,k) in read['']]
     if not used: return []

@@ -116,7 +116,8 @@ def main_tensor(
 )->Tensor: # None if it contains no tensor
     "The first tensor in a module's output, which libraries reserve for the features"
     if isinstance(o, Tensor): return o
-    for v in (o.values() if isinstance(o, dict) else o if isinstance(o, (tuple,list)) else ()):
+    parts = o.values() if isinstance(o, dict) else vars(o).values() if has_fields(o) else o
+    for v in (parts if has_fields(o) or isinstance(o, (dict,tuple,list)) else ()):
         if (t := main_tensor(v)) is not None: return t
 
 def replace_main(
@@ -138,6 +139,7 @@ class Candidate:
     start:int # When it began, in module calls since the start of the forward pass
     end:int # When it ended
     aliases:list=dataclasses.field(default_factory=list) # Names of all modules that return this very tensor
+    run:int=0 # Which run of the module it is
     def __repr__(self):
         g = self.grid
         return f'{self.name:<32} {self.cls:<22} {g.h:>3} x {g.w:<3} {self.channels:>5}  {g.kind}'
@@ -159,6 +161,7 @@ class Layers(list):
         self.groups = [] # `TokenGroup`s: layers in a row with equally many tokens, and how these lie on the image
         self.in_attention = set() # names of candidates inside attentions: keys, or what they are made of
         self.last_read = None # the candidate that `core.layers` has chosen by what depends on it; None if unknown
+        self.trunk = None # of a detector: the last candidate of its backbone that all of its heads are computed from
         self.detects = False # does the model return boxes? Then the layers after its backbone have no one grid
         self.bytes_per_image = 0 # size of all module outputs for one image: about what the graph of a pass keeps
 
@@ -185,6 +188,7 @@ def auto(self:Layers)->Candidate:
         raise ValueError(f"This model has no spatial features to draw a map from: {self._why_none()}. "
                          "Attributions of pixels, such as 'saliency', need none.")
     last = res[-1]
+    if self.detects and self.trunk is not None: return self.trunk
     if self.last_read is not None and not self.detects: return self.last_read
     if self.out is not None: return [c for c in res if _area(c)==min(map(_area, res))][-1]
     if not last.grid.is_tokens or not self.attns: return last
@@ -259,6 +263,15 @@ def find(self:Layers,
     # of nested modules that a glob matches, the outermost
     good = [n for n in good if n in L(which) or not any(n.startswith(o+'.') for o in good)]
     return [(n, self.every[n].grid) for n in good]
+
+@patch
+def only_run(self:Layers,
+    name:str, # Name of a module that runs more than once
+    grid:Grid # The grid of one of its runs
+): # `(name, run)`; None if other runs have such a grid, too
+    "The run that made a feature map of this size"
+    same = [k for k,g in enumerate(self.grids_of.get(name, ())) if g and (g.h,g.w)==(grid.h,grid.w)]
+    return (name,same[0]) if len(same)==1 else None
 
 def is_run(
     layer # Anything

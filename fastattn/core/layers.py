@@ -114,7 +114,8 @@ def graph_of(
     model:nn.Module, # Any model
     x:Tensor, # A batch `(bs,c,h,w)`
     names:list, # Names of layers
-    every_run:bool=False # Note every run, as `(name, run)`, and not the last alone?
+    every_run:bool=False, # Note every run, as `(name, run)`, and not the last alone?
+    need_output:bool=True # Is nothing returned where the model's output has no graph?
 )->dict: # `{name: node}`, of the model's output under `''`; without those that nothing differentiable leads to
     "The nodes at which autograd's graph has the outputs of layers; no tensor is kept for a backward pass"
     nodes,runs = {},Counter()
@@ -130,7 +131,8 @@ def graph_of(
         stack.enter_context(asking(model, grad=True))
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(lambda t: None, noop))
         out = main_tensor(model(x))
-    return {**nodes, '':node_of(out)} if out.requires_grad else {}
+    if isinstance(out, Tensor) and out.requires_grad: return {**nodes, '':node_of(out)}
+    return {} if need_output else nodes
 
 # %% ../../nbs/core/04_layers.ipynb #9989e04a
 _queries = {'qkv','qk','q','query','q_proj','to_q','to_qkv','qkv_proj'}
@@ -171,10 +173,24 @@ def _scan(model, x):
     if items and res.out is None and not res.detects and (res.attns or items[-1].grid.is_tokens):
         # values that a convolution has computed inside an attention are no features either
         res.last_read = _last_read(model, x, [c for c in items if c is items[-1] or not inside(c.name)])
+    elif items and res.detects and isinstance(out, (list,tuple)):
+        try: res.trunk = _trunk(model, x, res)
+        except (RuntimeError,TypeError,ValueError,AttributeError,KeyError): pass # it does not run with a graph
     elif items and res.out is not None:
         try: res.last_read = _first_decoded(model, x, res)
         except (RuntimeError,TypeError,ValueError,AttributeError,KeyError): pass # it does not run with a graph
     return res
+
+def _trunk(model, x, cs):
+    "Of a detector, the last layer of its backbone that all of its heads are computed from"
+    maps = [c for c in cs if not c.grid.is_tokens]
+    backbone = cs._backbone(cs.features())
+    read = sources(graph_of(model, x, [c.name for c in maps], need_output=False))
+    names = {c.name for c in backbone if c.name in read}
+    ends = [n for n in read if n and n not in names and not any(n in read[o] for o in read)]
+    ends = [n for n in ends if read[n]&names]
+    shared = [c for c in backbone if ends and all(c.name in read[n] for n in ends)]
+    return shared[-1] if shared else None
 
 def _has_boxes(out):
     if isinstance(out, dict): return 'pred_boxes' in out
@@ -276,6 +292,7 @@ def _collect(model, calls, groups, starts, size, out):
         if _is_weights(call, n_tokens, inside): continue
         if len(call.shape)==4: shapes.append((call.name, call.shape))
         c = _as_candidate(call, size, group_of.get(id(call)))
+        if c is not None: c.run = len(grids_of[call.name])
         grids_of[call.name].append(c and c.grid)
         if c is None: continue
         every[c.name] = c

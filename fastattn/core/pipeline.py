@@ -148,7 +148,7 @@ def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(
 def _probe(e, model, learner, x, target, layer, place, kwargs):
     "The `Probe` for the method `e`"
     vocab = class_names(learner) if learner is not None else config_names(model)
-    cs = candidates(model, x)
+    cs,free = candidates(model, x),layer is None
     if e.layers is not None: layer = _own_layers(e, model, layer)
     if e.pick is not None and layer is None: layer = e.pick(cs, **kwargs)
     run = _run_of(cs, layer) if e.trace is not None and is_run(layer) else None
@@ -162,7 +162,7 @@ def _probe(e, model, learner, x, target, layer, place, kwargs):
     if len(vocabs)>1 and not callable(target): target = OutputOf(target, vocabs)
     cut = binary_cut(learner) if learner is not None and vocab is not None and len(vocab)==2 else 0
     target = Target(target, vocab, regression=learner is not None and vocab is None, cut=cut)
-    views = _views(e, model, x, cs, layers, trace, run)
+    layers,views = _views(e, model, x, cs, layers, trace, run, free)
     return Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place, views)
 
 def _last_in(trace, name):
@@ -177,21 +177,34 @@ def _run_of(cs, layer):
         raise ValueError(f"Run {layer[1]} is out of range: {name!r} runs {k} times, 0 to {k-1}.")
     return name,layer[1]%k
 
-def _views(e, model, x, cs, layers, trace, run):
-    "The runs that the map speaks for, where a layer or an attention runs more than once; else none"
-    if run: return [view_of(model, x, *run)]
-    if runs := [o for o,_ in layers if is_run(o)]:
-        if len(layers)>1: raise ValueError("One run of a module can be drawn at a time; give one pair `(name, run)`.")
-        return [view_of(model, x, *runs[0])]
+def _views(e, model, x, cs, layers, trace, run, free):
+    "The layers, and the runs that the map speaks for where one runs more than once; `free`: the user has named none"
+    if run: return layers,[view_of(model, x, *run)]
+    seen = [view_of(model, x, *o) for o,_ in layers if is_run(o)]
+    if any(v.flips or v.swapped or v.box for v in seen):
+        if len(layers)>1: raise ValueError("Of a module that sees the image turned or cropped, draw one run at a time.")
+        return layers,seen
     names = [n for n,_ in layers] if trace is None else getattr(trace, 'patterns', ())
-    found = [(n,views_of(model, x, n)) for n in names if cs.runs.get(n, 1)>1]
-    if not found: return ()
-    if len({tuple(v) for _,v in found})>1 or len(found)<len(names):
-        if not any(v for _,v in found): return () # the last run of each has everything
-        raise ValueError(f"{found[0][0]!r} runs several times, and other layers that {e.name!r} reads do not, or see "
-                         "other parts of the image; choose one layer.")
-    if not found[0][1] and getattr(e.trace, 'last', False): return [View(found[-1][0], cs.runs[found[-1][0]]-1)]
-    return found[0][1]
+    found,alone = {},{}
+    for n in names:
+        if is_run(n) or cs.runs.get(n, 1)==1: continue
+        try: found[n] = views_of(model, x, n)
+        except ValueError:
+            # a module that is used for several feature maps, such as an activation: the map of this size
+            alone[n] = free and cs.only_run(n, dict(layers)[n]) if layers else None
+            if not alone[n]: raise
+    views = next((v for v in found.values() if v), ())
+    if views and any(found.get(n)!=views for n in names):
+        mixed = {n:free and layers and cs.only_run(n, dict(layers)[n]) for n,v in found.items() if v}
+        if all(mixed.values()): alone,views = {**alone, **mixed},()
+    layers = [(alone.get(n, n),g) for n,g in layers]
+    if views and any(found.get(n)!=views for n in names):
+        raise ValueError(f"{next(iter(found))!r} runs several times, and other layers that {e.name!r} reads do not, "
+                         "or see other parts of the image; choose one layer.")
+    if found and not views and getattr(e.trace, 'last', False): return layers,[_last_run(cs, names[-1])]
+    return layers,views
+
+def _last_run(cs, name): return View(name, cs.runs.get(name, 1)-1)
 
 def _names(e, p):
     "What each map is about"
@@ -242,7 +255,7 @@ def _why_empty(raw, e, p):
 # %% ../../nbs/core/13_pipeline.ipynb #92e72ab0
 def explain(
     learn, # A `Learner` (also from `load_learner`), or any `nn.Module`
-    x, # A batch `(bs,c,h,w)` as the model takes it; or a path, a PIL image, or a list of them
+    x, # A batch `(bs,c,h,w)`, or a tuple of all inputs of the model; or what the learner reads, such as a path
     method:str='auto', # A name in `explainers`; `'auto'` takes the one that suits the model best
     target=None, # None (predicted class), a class by number or name, one per image, or `f(output, idx) -> (rows,)`
     layer=None, # Glob on module names, list of these, index among the `candidates`, or `(name, run)`; None: the default
@@ -254,6 +267,7 @@ def explain(
     whole:bool=False, # Share maps among places with features alike, to cover the whole object?
     place:str='measured', # Draw cells where they look in the image, if that is measurably elsewhere, or `'even'`ly?
     prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
+    image:int=None, # Which of a model's several inputs is drawn; None is the first that is a batch of images
     **kwargs # Options of the method
 )->Heatmap: # `(bs,h,w)`, 0..1 (signed methods: -1..1); `.raw` is the map on the model's own grid, `(bs,gh,gw)`
     """Heatmaps of the image regions that the model's output depends on
@@ -281,9 +295,11 @@ def explain(
     ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, views=views,
                   place=place, **kwargs)
     with asking(model, learner, grad=None):
-        if is_item(x, learner): return _explain_pictures(ask, reading(learner, prep), model, x, target, size)
+        inputs = partial(images_of, model, learner=learner, image=image)
+        if is_item(x, learner):
+            return _explain_pictures(ask, reading(learner, prep, image), inputs, x, target, size)
         if isinstance(x, (tuple,list,L)) and len(x)==0: raise ValueError("`x` is empty: there is nothing to explain.")
-        return ask(as_batch(x, model), target=target, size=size)
+        with inputs(x) as xb: return ask(xb, target=target, size=size)
 
 def _check_views(smooth, enlarge):
     if not is_whole(smooth) or smooth<0:
@@ -300,7 +316,7 @@ def _size(size):
                      f"it is {size!r}.")
 
 # %% ../../nbs/core/13_pipeline.ipynb #f976ba37
-def _explain_pictures(ask, reader, model, x, target, size):
+def _explain_pictures(ask, reader, inputs, x, target, size):
     "Heatmaps on the original pictures: those of one size pass through the model together"
     items = reader.open(x)
     per_image = isinstance(target, (list,tuple,L,Tensor,np.ndarray)) and np.ndim(target)>0
@@ -311,8 +327,8 @@ def _explain_pictures(ask, reader, model, x, target, size):
     for i,o in enumerate(items): groups[o.size].append(i)
     for ids in groups.values(): # they share a placement, too
         part = [items[i] for i in ids]
-        xb = as_batch(reader(part), model)
-        h = ask(xb, target=[target[i] for i in ids] if per_image else target, size=None)
+        with inputs(reader(part)) as xb:
+            h = ask(xb, target=[target[i] for i in ids] if per_image else target, size=None)
         pics,where = reader.drawn(part, xb)
         maps = h.as_subclass(Tensor)
         if where is not None: maps = place_maps(maps, where, part[0].size)

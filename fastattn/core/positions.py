@@ -130,21 +130,12 @@ def token_positions(
     model:nn.Module, # Any model
     x:Tensor, # One image `(1,c,h,w)`
     groups:list # Of `TokenGroup`
-)->list: # `(n,3)` of each group: row and column as shares of height and width, and the strength of the dependence
-    "Where the tokens of each group look in the image, where it begins; None where that is not measured"
+)->list: # For each group its `positions_of`, `(n,3)`, before its first module, if that can be had, and after it
+    "Where the tokens of each group look in the image, where it begins"
     watch = _Watch(model, groups)
     passes = [watch.run(o) for o in probe_images(x)]
-    def _of(i, outer): return positions_of(*[p[i,outer] for p in passes]) if all((i,outer) in p for p in passes) else None
-    both = [[_of(i, o) for o in (True,False)] for i in range(len(groups))]
-    return [_clearer(*ats) for ats in both]
-
-def _clearer(a, b):
-    "Of two measurements of the same tokens the one that is less mixed: whose positions are further apart"
-    if a is None or b is None: return b if a is None else a
-    def _spread(o):
-        ok = o[:,2]>1e-6*o[:,2].max()
-        return float(o[ok,:2].std(0, correction=0).sum()) if ok.any() else 0.
-    return a if _spread(a)>=_spread(b) else b
+    def _of(*at): return [positions_of(*[p[at] for p in passes])] if all(at in p for p in passes) else []
+    return [_of(i, True)+_of(i, False) for i in range(len(groups))]
 
 # %% ../../nbs/core/03_positions.ipynb #fe8f4f3e
 def _raster(h, w):
@@ -217,15 +208,21 @@ def find_grids(
     try:
         ats = token_positions(model, x, groups)
         # position embeddings, which are not of the image, may begin a group
-        late = [i for i,at in enumerate(ats) if at is not None and not at[:,2].any() and len(groups[i].names)>1]
+        def _is_late(i): return ats[i] and not any(at[:,2].any() for at in ats[i]) and len(groups[i].names)>1
+        late = [i for i in range(len(groups)) if _is_late(i)]
         late = [i for i,k in zip(late, _first_dependent(model, x, [groups[i] for i in late])) if k]
         for i,at in zip(late, token_positions(model, x, [groups[i] for i in late]) if late else ()): ats[i] = at
-    except (RuntimeError,TypeError,ValueError,IndexError): ats = [None]*len(groups) # the changed image is none to it
-    for g,at in zip(groups, ats):
-        found = 'they could not be located' if at is None else grid_from(at, size, seen)
+    except (RuntimeError,TypeError,ValueError,IndexError): ats = [[] for _ in groups] # the changed image is none to it
+    for g,both in zip(groups, ats):
+        found = _first_grid(both, size, seen)
         if isinstance(found, Grid) and found.order and not _same_again(model, x, g, found, size, seen):
             found = f'they are dealt anew in each pass, {_masked}'
         g.grid,g.why = (found,'') if isinstance(found, Grid) else (None,found)
+
+def _first_grid(ats, size, seen):
+    "The first grid that measurements of the same tokens give, or why there is none"
+    found = [grid_from(at, size, seen) for at in ats] or ['they could not be located']
+    return next((o for o in found if isinstance(o, Grid)), found[0])
 
 def _first_dependent(model, x, groups):
     "Let each group begin at its first call that depends on the image, and say which that is; None: there is none"
@@ -250,5 +247,5 @@ def _same_again(model, x, group, grid, size, seen):
     "Do the tokens have the same order with other random numbers?"
     with undisturbed():
         torch.manual_seed(int(torch.randint(2**31, ())))
-        at, = token_positions(model, x, [group])
-    return at is not None and grid_from(at, size, seen)==grid
+        ats, = token_positions(model, x, [group])
+    return _first_grid(ats, size, seen)==grid

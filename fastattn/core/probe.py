@@ -192,9 +192,10 @@ def _can_replay(self:Probe, layer, i):
     "Make a `Replay` of image `i` from the layer on, and find out whether it gives the model's own scores"
     if self._replay is None or self._replay_of!=(layer,i):
         self.out # fixes the target
-        with self.target.watching(self.model):
+        with self.target.watching(self.model), rows_of(self.model, tensor([i])):
             self._replay,self._replay_of = Replay(self.model, self.layers[layer], self.x[i:i+1]),(layer,i)
-            self._replay_works = self._replay.works(lambda out, n: self.target(out, self.idx[[i]*n]))
+            def _score(out, n): return self.target(out, self.idx[[i]*n])
+            with rows_of(self.model, tensor([i]*3)): self._replay_works = self._replay.works(_score)
     return self._replay_works
 
 @patch
@@ -205,6 +206,7 @@ def _scored(self:Probe, x, edit, idx, layer, times=None):
     with ExitStack() as stack:
         stack.enter_context(eagerly())
         stack.enter_context(self.target.watching(self.model))
+        if len(idx)==len(x): stack.enter_context(rows_of(self.model, idx))
         if edit is not None:
             if times is None: self._run()
             times = ifnone(times, self._runs[layer] if self._runs else 1)

@@ -221,7 +221,7 @@ def resolve(self:Target,
     t = self._per_image(n)
     if out.ndim==3 and boxes: return self._of_queries(out, t, probe)
     if out.ndim==3: raise ValueError(f"The model returns {tuple(out.shape)}; say which of these numbers you mean "
-                                     "with `target=lambda output, idx: ...`.")
+                                     "with a function, such as `target=lambda o, idx: o[:, 0, 0]`.")
     self.lone = out.shape[1]==1 and self.vocab is not None and len(self.vocab)==2 # the score of the second class
     pred = [int(o>self.cut)-1 for o in out[:,0]] if self.lone and out.ndim==2 else self._predicted(out)
     idx = tensor([p if o is None else self._index(o, out.shape[1]) for o,p in zip(t, pred)])

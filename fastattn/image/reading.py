@@ -129,15 +129,24 @@ def _pipe(learn, image=0):
     tls = getattr(ds, 'tls', None)
     return tls[image] if tls else ds if isinstance(ds, TfmdLists) else None
 
+def _first_image(learn, n):
+    "The first of `n` inputs that becomes a PIL image, or a tensor for one"
+    ends = [L(getattr(_pipe(learn, i), 'types', None) or [None])[-1] for i in range(n)]
+    for kinds in ((Image.Image,),(TensorImageBase,)):
+        for i,t in enumerate(ends):
+            if isinstance(t, type) and issubclass(t, kinds): return i
+    return 0
+
 class LearnerReader(Reader):
     "Reads pictures with the validation transforms of a learner"
     def __init__(self,
         learn, # A `Learner`
-        image:int=0 # Which of several inputs is the image
+        image:int=None # Which of several inputs is the image; None is the first that is one
     ):
         super().__init__()
-        self.learn,self.image,self.pipe = learn,image,_pipe(learn, image)
         self.n_inp = getattr(learn.dls.valid_ds, 'n_inp', 1)
+        self.learn,self.image = learn,_first_image(learn, self.n_inp) if image is None else image
+        self.pipe = _pipe(learn, self.image)
         self.cls = next(filter(None, map(_opens_as, [] if self.pipe is None else self.pipe.tfms.fs)), None)
         self.fs = [] if self.pipe is None else list(self.pipe.tfms.fs)
         self.types = [] if self.pipe is None else [tuple(L(t)) for t in getattr(self.pipe, 'types', None) or ()]
@@ -238,7 +247,7 @@ def _cast(pic, like):
 def reading(
     learn=None, # A `Learner`, for its validation transforms
     prep=None, # Or a transform from a PIL image to `(c,h,w)`, or a transformers image processor
-    image:int=0 # Which of a learner's several inputs is the image
+    image:int=None # Which of a learner's several inputs is the image; None is the first that is one
 )->Reader:
     "What reads pictures and makes batches of them"
     return Reader(prep) if learn is None or prep is not None else LearnerReader(learn, image)

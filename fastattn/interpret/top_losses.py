@@ -78,7 +78,8 @@ def heatmaps(self:HeatmapMixin,
         dl = self.learn.dls.test_dl(self._items(idxs), with_labels=True, bs=min(len(idxs), self.dl.bs), num_workers=0)
         def _explain(i, b):
             t = self._batch_target(target, b, i*dl.bs)
-            return explain(self.learn, b[0], method, target=t, layer=layer, **kwargs).cpu()
+            n = getattr(dl, 'n_inp', 1)
+            return explain(self.learn, b[:n] if n>1 else b[0], method, target=t, layer=layer, **kwargs).cpu()
         with warnings.catch_warnings(): # the titles say it
             warnings.filterwarnings('ignore', 'The model sees almost nothing')
             return _join([_explain(i, b) for i,b in enumerate(dl)])
