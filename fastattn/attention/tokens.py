@@ -56,7 +56,9 @@ def tokens_grid(
 )->Grid: # Of kind `'tokens'`
     "How `n` tokens lie on the image; raises `ValueError` where they do not, or `grid` does not fit them"
     if grid is not None: return _checked_grid(model, x, name, n, grid)
-    return candidates(model, x).tokens(name, n)
+    cs = candidates(model, x)
+    g = cs.tokens(name, n)
+    return g if cs.runs.get(name, 1)>1 else grid_at(model, x, name, g, before=True)
 
 def _checked_grid(model, x, name, n, grid):
     "The user's `grid`, unless it contradicts what is known about the tokens"

@@ -20,7 +20,7 @@ class Grid:
     kind:str='nchw' # `'nchw'`, `'nhwc'`, `'tokens'` for `(bs,tokens,c)`, or `'tokens_first'` for `(tokens,bs,c)`
     prefix:int=0 # Number of tokens before those of the image, such as a CLS token
     suffix:int=0 # Number of tokens behind them, such as the detection tokens of YOLOS
-    order:tuple=None # The token of each cell, row by row, where they have another order
+    order:tuple=dataclasses.field(default=None, repr=False) # The token of each cell, where they do not lie row by row
     flips:tuple=() # Axes of the map to flip (-2, -1), where the layer sees the image mirrored
     swapped:bool=False # Are rows and columns swapped after that, because it sees the image on its side?
 

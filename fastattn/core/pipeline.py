@@ -14,6 +14,7 @@ from ..image.placement import *
 from ..image.reading import *
 from .hooks import *
 from .grids import *
+from .positions import *
 from .layers import *
 from .calls import *
 from .target import *
@@ -163,6 +164,7 @@ def _probe(e, model, learner, x, target, layer, place, kwargs):
     cut = binary_cut(learner) if learner is not None and vocab is not None and len(vocab)==2 else 0
     target = Target(target, vocab, regression=learner is not None and vocab is None, cut=cut)
     layers,views = _views(e, model, x, cs, layers, trace, run, free)
+    layers = [(n,g if is_run(n) or cs.runs.get(n, 1)>1 else grid_at(model, x, n, g)) for n,g in layers]
     return Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place, views)
 
 def _last_in(trace, name):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NoPatches', 'TokenGroup', 'token_groups', 'probe_images', 'positions_of', 'token_positions', 'grid_from',
-           'find_grids']
+           'find_grids', 'grid_at']
 
 # %% ../../nbs/core/03_positions.ipynb #987b1f5b
 from fastai.basics import *
@@ -171,6 +171,9 @@ def _sorted(at, image, seen, sizes):
     ids = image.nonzero()[:,0]
     for h,w in dict.fromkeys([*seen,*sizes]):
         if h*w!=len(ids) or h==1 or w==1: continue
+        columns = ids.view(w, h).T.flatten() # column by column
+        corr,slope = _likeness(at[columns,:2], h, w)
+        if corr>=_alike and slope>=_steep: return Grid(h, w, 'tokens', 0, len(at)-h*w, tuple(columns.tolist()))
         rows = at[ids,0].argsort(stable=True).view(h, w)
         order = ids[torch.gather(rows, 1, at[ids,1][rows].argsort(1))].flatten()
         corr,slope = _likeness(at[order,:2], h, w)
@@ -212,6 +215,12 @@ def find_grids(
         late = [i for i in range(len(groups)) if _is_late(i)]
         late = [i for i,k in zip(late, _first_dependent(model, x, [groups[i] for i in late])) if k]
         for i,at in zip(late, token_positions(model, x, [groups[i] for i in late]) if late else ()): ats[i] = at
+        # a group that begins inside an attention is measured where it ends, too, with what has run past that
+        def _is_mixed(i): return ats[i] and len(groups[i].names)>1 and isinstance(_first_grid(ats[i], size, seen), str)
+        mixed = [i for i in range(len(groups)) if _is_mixed(i)]
+        for i in mixed: groups[i].first = len(groups[i].names)-1
+        again = token_positions(model, x, [groups[i] for i in mixed]) if mixed else []
+        for i,at in zip(mixed, again): ats[i] += at[-1:]
     except (RuntimeError,TypeError,ValueError,IndexError): ats = [[] for _ in groups] # the changed image is none to it
     for g,both in zip(groups, ats):
         found = _first_grid(both, size, seen)
@@ -249,3 +258,33 @@ def _same_again(model, x, group, grid, size, seen):
         torch.manual_seed(int(torch.randint(2**31, ())))
         ats, = token_positions(model, x, [group])
     return _first_grid(ats, size, seen)==grid
+
+# %% ../../nbs/core/03_positions.ipynb #4d70a0c4
+def grid_at(
+    model:nn.Module, # Any model
+    x:Tensor, # A batch `(bs,c,h,w)`
+    name:str, # A module that runs once
+    grid:Grid, # How its tokens lie, as measured where their group begins
+    before:bool=False # Measure what goes into the module, as for an attention, and not what comes out?
+)->Grid:
+    "The grid at this very module; raises `ValueError` where its tokens have another order that is no grid"
+    if not grid.is_tokens: return grid
+    model = unwrap(model)
+    def _find(): return _confirmed(model, x[:1].detach().as_subclass(Tensor), name, grid, before)
+    key = name,tuple(x.shape[1:]),before,dataclasses.astuple(grid)
+    res = facts.about(model, 'grid at a layer', key, _find)
+    if isinstance(res, str): raise NoPatches(res)
+    return res
+
+def _confirmed(model, x, name, grid, before):
+    group = TokenGroup(grid.n_tokens, [name])
+    try: ats, = token_positions(model, x, [group])
+    except (RuntimeError,TypeError,ValueError,IndexError): return grid
+    at = ats[0] if ats and before else ats[-1] if ats else None
+    if at is None or not at[:,2].any() or _likeness(at[grid.patches,:2], grid.h, grid.w)[0]>.5: return grid
+    found = grid_from(at, tuple(x.shape[-2:]), [(grid.h,grid.w)])
+    if isinstance(found, Grid): return dataclasses.replace(found, kind=grid.kind)
+    # tokens that attention has mixed look at the middle, all of them; those that were dealt look all over the image
+    if at[grid.patches,:2].std(0).min()<.2: return grid
+    return (f"The {grid.n_tokens} tokens of {name!r} have another order than those of layers before, "
+            f"and it is no grid: {found}; choose another `layer`.")

@@ -1,22 +1,21 @@
 "Models of several inputs, and whatever models return."
-import dataclasses, re, tempfile, warnings
+import dataclasses, re, warnings
 from collections import namedtuple
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from torch import nn
 from fastai.vision.all import (CategoryBlock, ColReader, CrossEntropyLossFlat, DataBlock, ImageBlock, IndexSplitter,
-                               Learner, Path, RegressionBlock, Resize, TensorImage, ToTensor, TransformBlock, get_image_files)
+                               Learner, RegressionBlock)
 from fastattn.all import *
 from fastattn.core.registry import explainers
-from fastattn.models.soft_attention import SoftAttention
 
 class WithTable(nn.Module):
     "Scores of an image, times a number from the table beside it"
     def __init__(self, first=True):
         super().__init__()
-        self.first = first
-        self.body,self.head = nn.Sequential(nn.Conv2d(3,8,4,4), nn.ReLU(), nn.Conv2d(8,8,3,1,1), nn.ReLU()),nn.Linear(8,4)
+        self.first,self.head = first,nn.Linear(8,4)
+        self.body = nn.Sequential(nn.Conv2d(3,8,4,4), nn.ReLU(), nn.Conv2d(8,8,3,1,1), nn.ReLU())
     def forward(self, a, b):
         x,t = (a,b) if self.first else (b,a)
         return self.head(self.body(x).mean((2,3)))*t[:,:1]
@@ -26,13 +25,15 @@ class Two(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3,8,4,4), nn.ReLU(), nn.Conv2d(8,8,3,1,1), nn.ReLU())
-    def forward(self, a, b): return torch.stack([self.body(a).mean((2,3))@self.body(b).mean((2,3)).T]*2, 1).diagonal(dim1=0, dim2=2).T
+    def forward(self, a, b):
+        return (self.body(a).mean((2,3))*self.body(b).mean((2,3))).sum(1, keepdim=True).expand(-1,2)
 
 def images(n=3): return torch.randn(n,3,24,32, generator=torch.Generator().manual_seed(1))
 table = torch.tensor([[1.,5],[2,6],[-1,7]])
 
 # of one input alone: made for a kind of model of its own, or drawing at random
-alone = {n for n,e in explainers.items() if e.demo is not None}|{'rise','sscam','iscam','smoothgrad','smooth_gradcam_plus_plus'}
+at_random = {'rise','sscam','iscam','smoothgrad','smooth_gradcam_plus_plus'}
+alone = {n for n,e in explainers.items() if e.demo is not None}|at_random
 
 @pytest.mark.filterwarnings('ignore:.*maps of .* are empty')
 @pytest.mark.parametrize('name', sorted(set(explainers)-alone))
@@ -50,7 +51,8 @@ def test_image_and_table(name):
                 warnings.simplefilter('ignore')
                 kwargs = {} if explainers[name].pixels or explainers[name].trace else dict(layer='0.3')
                 want = explain(one, x[i:i+1], name, target=1, place='even', **kwargs)
-            if name not in ('pyramidcam',): assert torch.allclose(h[i].raw, want.raw[0], atol=1e-4*float(want.raw.abs().max())+1e-7), i
+            off = (h[i].raw-want.raw[0]).abs().max()
+            assert name=='pyramidcam' or off<=1e-4*float(want.raw.abs().max())+1e-7, i
         assert 'forward' not in m.__dict__ and all(map(torch.equal, before, m.state_dict().values()))
 
 def test_which_image():
@@ -64,7 +66,8 @@ def test_which_image():
         assert torch.equal(h, other)
     with pytest.raises(ValueError, match='`image` is the number of an input'): explain(m, (a,b), 'gradcam', image=2)
     with pytest.raises(ValueError, match='a row for each of the 3 images'): explain(m, (a,b[:2]), 'gradcam')
-    with pytest.raises(ValueError, match='names one of several'): explain(nn.Sequential(nn.Flatten(), nn.Linear(2304,2)), a, 'saliency', image=1)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(2304,2))
+    with pytest.raises(ValueError, match='names one of several'): explain(flat, a, 'saliency', image=1)
 
 def loaders(tmp, kind):
     files = []
@@ -78,7 +81,9 @@ def loaders(tmp, kind):
     return db.dataloaders(df, bs=4, num_workers=0),df
 
 class Small(WithTable):
-    def forward(self, x, t): return super().forward(x, t.view(-1,1)) if t.ndim<4 else self.head(self.body(x).mean((2,3))-self.body(t).mean((2,3)))
+    def forward(self, x, t):
+        if t.ndim<4: return super().forward(x, t.view(-1,1))
+        return self.head(self.body(x).mean((2,3))-self.body(t).mean((2,3)))
 
 @pytest.mark.parametrize('kind', ['table','two'])
 def test_learner(kind, tmp_path):
@@ -112,11 +117,14 @@ class Nested: heads:list; n:int=3
 Pair = namedtuple('Pair', 'scores features')
 
 outputs = {
-    'tensor':lambda s,f: s, 'dict with logits':lambda s,f: dict(features=f, logits=s), 'dict':lambda s,f: dict(a=s, b=f),
-    'dataclass':lambda s,f: Output(f, s), 'dataclass of lists':lambda s,f: Nested([s,s*2]), 'named tuple':lambda s,f: Pair(s, f),
-    'namespace':lambda s,f: SimpleNamespace(a=s, b=f), 'list of heads':lambda s,f: [s,s.sum(1)], 'tuple':lambda s,f: (s,f),
+    'tensor':lambda s,f: s, 'dict with logits':lambda s,f: dict(features=f, logits=s),
+    'dict':lambda s,f: dict(a=s, b=f), 'dataclass':lambda s,f: Output(f, s),
+    'dataclass of lists':lambda s,f: Nested([s,s*2]), 'named tuple':lambda s,f: Pair(s, f),
+    'namespace':lambda s,f: SimpleNamespace(a=s, b=f), 'list of heads':lambda s,f: [s,s.sum(1)],
+    'tuple':lambda s,f: (s,f),
     'one number':lambda s,f: s[:,0], 'squeezed':lambda s,f: s[:,:1].squeeze(), 'depth':lambda s,f: f[:,:1],
-    'segmentation':lambda s,f: dict(out=f, aux=f), 'boxes':lambda s,f: f.flatten(2), 'list of dicts':lambda s,f: [dict(a=s)],
+    'segmentation':lambda s,f: dict(out=f, aux=f), 'boxes':lambda s,f: f.flatten(2),
+    'list of dicts':lambda s,f: [dict(a=s)],
     'dict of lists':lambda s,f: dict(heads=[s,f]), 'dict of dicts':lambda s,f: dict(a=dict(b=s))}
 
 class Returns(nn.Module):

@@ -2,9 +2,9 @@
 import warnings
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from fastai.vision.all import (nn, Tensor, Path, DataBlock, TransformBlock, CategoryBlock, IntToFloatTensor, IndexSplitter,
-                               PILImage, TensorImage, ToTensor, Resize, ColReader, parent_label, CrossEntropyLossFlat,
-                               Learner, load_learner)
+from fastai.vision.all import (nn, Tensor, Path, DataBlock, TransformBlock, CategoryBlock, IntToFloatTensor,
+                               IndexSplitter, PILImage, TensorImage, ToTensor, Resize, ColReader, parent_label, Learner,
+                               CrossEntropyLossFlat, load_learner)
 from fastattn.all import *
 from fastattn.core.inputs import batch_of
 
@@ -36,7 +36,8 @@ class Reversed(PILImage):
 
 def learner(reads, files, c=3, item_tfms=ToTensor, **kwargs):
     "Its class `a` looks for the first channel of what it is given"
-    block = DataBlock((TransformBlock(type_tfms=reads, batch_tfms=IntToFloatTensor), CategoryBlock), item_tfms=item_tfms,
+    images = TransformBlock(type_tfms=reads, batch_tfms=IntToFloatTensor)
+    block = DataBlock((images, CategoryBlock), item_tfms=item_tfms,
                       splitter=IndexSplitter([0,5]), **kwargs)
     m = nn.Sequential(nn.Conv2d(c,2,4,4,bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     m[0].weight.data.zero_(); m[0].weight.data[0,0] = 1; m[0].weight.data[1,1] = 1
