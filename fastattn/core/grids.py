@@ -161,6 +161,7 @@ class Layers(list):
         self.groups = [] # `TokenGroup`s: layers in a row with equally many tokens, and how these lie on the image
         self.in_attention = set() # names of candidates inside attentions: keys, or what they are made of
         self.last_read = None # the candidate that `core.layers` has chosen by what depends on it; None if unknown
+        self.rows = 1 # rows of features for each image, where no layer has one
         self.trunk = None # of a detector: the last candidate of its backbone that all of its heads are computed from
         self.detects = False # does the model return boxes? Then the layers after its backbone have no one grid
         self.bytes_per_image = 0 # size of all module outputs for one image: about what the graph of a pass keeps
@@ -216,6 +217,9 @@ def _backbone(self:Layers, items):
 
 @patch
 def _why_none(self:Layers):
+    if self.rows>1:
+        return (f"its layers have {self.rows} rows for each image, such as views that are joined in one batch, "
+                "and which is which cannot be told; call the network on one view after the other")
     if not self.shapes: return "no layer puts out (bs,c,h,w), (bs,h,w,c) or (bs,tokens,c)"
     name,shape = self.shapes[-1]
     return f"its last layer with rows and columns, {name!r}, puts out {tuple(shape[1:])}; try a larger image"

@@ -170,6 +170,7 @@ def _scan(model, x):
     res.runs = runs
     res.bytes_per_image,res.in_attention,res.detects = n_bytes,{c.name for c in res if inside(c.name)},_has_boxes(out)
     items = res.features()
+    if not items: res.rows = _rows_of_features(model, x)
     if items and res.out is None and not res.detects and (res.attns or items[-1].grid.is_tokens):
         # values that a convolution has computed inside an attention are no features either
         res.last_read = _last_read(model, x, [c for c in items if c is items[-1] or not inside(c.name)])
@@ -180,6 +181,13 @@ def _scan(model, x):
         try: res.last_read = _first_decoded(model, x, res)
         except (RuntimeError,TypeError,ValueError,AttributeError,KeyError): pass # it does not run with a graph
     return res
+
+def _rows_of_features(model, x):
+    "How many rows the feature maps have for one image"
+    names = [n for n,m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    if not names: return 1
+    with Trace(model, *names, take=lambda o: torch.tensor(len(o))) as t: quietly(model, x)
+    return max(int(max(L(n))) for n in t.values())
 
 def _trunk(model, x, cs):
     "Of a detector, the last layer of its backbone that all of its heads are computed from"

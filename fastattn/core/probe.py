@@ -64,7 +64,8 @@ class Probe:
     @property
     def shifts(self)->list: # One `(rows,columns)` in pixels of the input per layer
         "How far from their own places the layers' cells look; measured at the coarsest layer, and less in finer ones"
-        if self.place=='even' or not self.layers or any(map(is_run, self.layers)): return [(0.,0.)]*len(self.layers)
+        several = self.views or self.view or any(map(is_run, self.layers)) # each run has shifts of its own
+        if self.place=='even' or not self.layers or several: return [(0.,0.)]*len(self.layers)
         areas = [g.h*g.w for g in self.grids]
         i,(h,w) = areas.index(min(areas)),self.x.shape[-2:]
         dy,dx = cell_shift(self.model, self.x, self.layers[i], self.grids[i])

@@ -71,5 +71,6 @@ def place_maps(
     (ux,gx),(uy,gy) = _input_pixels(W, w, along_x, maps.device),_input_pixels(H, h, along_y, maps.device)
     grid = torch.stack(torch.meshgrid(gx.float(),gy.float(), indexing='xy'), -1)[None].expand(len(maps),-1,-1,-1)
     res = F.grid_sample(maps[:,None].float(), grid, mode='bilinear', padding_mode='border', align_corners=False)[:,0]
-    seen = ((uy>=0)&(uy<=h))[:,None] & ((ux>=0)&(ux<=w))[None]
+    def _inside(u, n): return (u>=-.01)&(u<=n+.01) # a centre on the very edge, but for rounding
+    seen = _inside(uy, h)[:,None] & _inside(ux, w)[None]
     return res*seen

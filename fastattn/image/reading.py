@@ -212,7 +212,11 @@ class LearnerReader(Reader):
             dl = self.learn.dls.test_dl([o.x for o in items], **stage, **kwargs)
         # `bb_pad` pads the boxes of a batch, and fails on pictures without boxes
         dl.before_batch = Pipeline([f for f in dl.before_batch.fs if getattr(f, 'name', '')!='bb_pad'])
-        b = first(dl)
+        try: b = first(dl)
+        except (TypeError,AttributeError) as e:
+            if self.pipe is not None: raise
+            raise ValueError("How the learner's own data set reads a picture is not known, since it is none of "
+                             "fastai's `Datasets`; pass a batch, or `prep=` a transform to (c,h,w).") from e
         if self.n_inp>1 and like is None: return tuple(b[:self.n_inp])
         return b if isinstance(b, Tensor) else b[0]
 
