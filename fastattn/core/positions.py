@@ -72,7 +72,8 @@ def probe_images(
     "The image, and the image with noise: everywhere, growing from left to right, and from top to bottom"
     half = x.dtype in (torch.half,torch.bfloat16)
     (h,w),size = x.shape[-2:],(.1 if half else 1e-3)*max(float(x.float().std()), .1)
-    noise = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x)*2*size-size
+    # half of the pixels, and none darker: a layer that takes means would see next to nothing of noise of mean zero
+    noise = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x)*2*size
     across,down = (torch.arange(n).to(x).add(.5)/n for n in (w,h))
     return x, x+noise, x+noise*across, x+noise*down[:,None]
 
@@ -119,18 +120,21 @@ def positions_of(
     d:Tensor, # The same for the image with noise
     dx:Tensor, # For noise that grows from left to right
     dy:Tensor # For noise that grows from top to bottom
-)->Tensor: # `(n,3)`: row and column as shares of height and width, and the strength of the dependence
+)->Tensor: # `(n,4)`: row and column as shares of height and width, strength of the dependence, and blur
     "Where tokens, or other positions, look in the image"
     d,dx,dy = d-base,dx-base,dy-base
     e = d.square().sum(1)
     def _at(o): return (o*d).sum(1)/e.clamp(min=1e-300)
-    return torch.stack([_at(dy),_at(dx),e.sqrt()], 1).cpu()
+    y,x = _at(dy),_at(dx)
+    # the part of the changes that no single place explains: the spread of the region that a token looks at
+    blur = ((dx-x[:,None]*d).square()+(dy-y[:,None]*d).square()).sum(1)/e.clamp(min=1e-300)
+    return torch.stack([y,x,e.sqrt(),blur.sqrt()], 1).cpu()
 
 def token_positions(
     model:nn.Module, # Any model
     x:Tensor, # One image `(1,c,h,w)`
     groups:list # Of `TokenGroup`
-)->list: # For each group its `positions_of`, `(n,3)`, before its first module, if that can be had, and after it
+)->list: # For each group its `positions_of`, `(n,4)`, before its first module, if that can be had, and after it
     "Where the tokens of each group look in the image, where it begins"
     watch = _Watch(model, groups)
     passes = [watch.run(o) for o in probe_images(x)]
@@ -282,9 +286,9 @@ def _confirmed(model, x, name, grid, before):
     except (RuntimeError,TypeError,ValueError,IndexError): return grid
     at = ats[0] if ats and before else ats[-1] if ats else None
     if at is None or not at[:,2].any() or _likeness(at[grid.patches,:2], grid.h, grid.w)[0]>.5: return grid
+    # tokens that attention has mixed look at wide regions, and their order cannot be seen any more
+    if float(at[grid.patches,3].mean())>.15: return grid
     found = grid_from(at, tuple(x.shape[-2:]), [(grid.h,grid.w)])
     if isinstance(found, Grid): return dataclasses.replace(found, kind=grid.kind)
-    # tokens that attention has mixed look at the middle, all of them; those that were dealt look all over the image
-    if at[grid.patches,:2].std(0).min()<.2: return grid
     return (f"The {grid.n_tokens} tokens of {name!r} have another order than those of layers before, "
             f"and it is no grid: {found}; choose another `layer`.")
