@@ -184,7 +184,7 @@ def _scan(model, x):
 
 def _rows_of_features(model, x):
     "How many rows the feature maps have for one image"
-    names = [n for n,m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    names = [n for n,m in model.named_modules() if n and isinstance(m, nn.Conv2d)]
     if not names: return 1
     with Trace(model, *names, take=lambda o: torch.tensor(len(o))) as t: quietly(model, x)
     return max(int(max(L(n))) for n in t.values())
