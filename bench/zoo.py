@@ -5,7 +5,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from fastattn.all import *
 from fastattn.core.hooks import *
 from fastattn.core.grids import main_tensor
-from fastattn.core.positions import probe_images, positions_of
+from fastattn.core.positions import agreement, probe_images, positions_of, raster
 from common import here, write
 
 # Height and width of a place's centre, as shares of the image: off the middle and off the diagonals, so that
@@ -123,11 +123,7 @@ def ordered(model, size, name):
     for o in probe_images(x):
         with Trace(model, name, take=lambda o: main_tensor(o).clone()) as t: quietly(model, o)
         passes.append(grid.read(t[name][-1] if isinstance(t[name], list) else t[name])[0].flatten(1).T.double())
-    a,b = positions_of(*passes)[:,:2],torch.stack(torch.meshgrid(*[(torch.arange(n)+.5)/n for n in (grid.h,grid.w)],
-                                                               indexing='ij'), -1).view(-1,2).double()
-    a,b = a-a.mean(0),b-b.mean(0)
-    slope = (a*b).sum(0)/b.square().sum(0)
-    corr = slope*(b.square().sum(0)/a.square().sum(0)).sqrt()
+    corr,slope = agreement(positions_of(*passes)[:,:2], raster(grid.h, grid.w))
     return [round(float(corr.min()), 4),round(float(slope.min()), 3)]
 
 def right(r):

@@ -9,6 +9,7 @@ __all__ = ['reads_tokens', 'pick_layers', 'layer_trace', 'layer_names', 'grid_se
 # %% ../../nbs/attention/05_rollout.ipynb #b828a0fe
 from fastai.vision.all import *
 from ..checks import *
+from ..core.hooks import *
 from ..core.grids import *
 from ..core.pipeline import *
 from .call import *
@@ -33,8 +34,8 @@ def _pick(names, layer, owner):
                          f"0 to {len(names)-1}.")
     if not isinstance(layer, str):
         raise TypeError(f"`layer` is a number, a glob on the names of layers, or a list of these; it is {layer!r}.")
-    around = ['.'.join(n.split('.')[:i+1]) for n in names for i in range(n.count('.')+1)]
-    hit = set(match_names(list(dict.fromkeys(around)), layer, owner=owner))
+    every = dict.fromkeys(o for n in names for o in around(n))
+    hit = set(match_names(list(every), layer, owner=owner))
     return [n for n in names if any(n==h or n.startswith(h+'.') for h in hit)]
 
 # %% ../../nbs/attention/05_rollout.ipynb #c11a2d89
@@ -68,7 +69,6 @@ def grid_seen(
     "How tokens lie on the image, which the layer may see turned"
     g = p.memo((name,n,grid), lambda: tokens_grid(p.model, p.x, name, n, grid))
     return g if p.view is None else p.view.turn(g)
-
 
 def start_row(
     p:Probe, # The question, from `explain`

@@ -101,10 +101,14 @@ def _first_image(model, x):
     return x.to(p.device, p.dtype) if p.is_floating_point() else x.to(p.device)
 
 # %% ../../nbs/attention/04_tokens.ipynb #b12ebbbf
-def _inspect(model, x):
+def _traced(model, x):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='The windows of') # nothing is drawn yet
         with AttentionTrace(model) as t: model(x)
+    return t
+
+def _inspect(model, x):
+    t = _traced(model, x)
     names = _of_the_image(model, x, t)
     blocks = {n:_block_of(n, names) for n in names}
     shapes = {c.name:tuple(c.shape[1:]) for c in t.calls}
@@ -114,10 +118,8 @@ def _inspect(model, x):
 
 def _block_of(name, names):
     "The largest module around `name` that contains no other attention layer"
-    parts = name.split('.')
-    around = ['.'.join(parts[:i]) for i in range(1,len(parts)+1)]
     def _contains(o): return sum(n==o or n.startswith(o+'.') for n in names)
-    return next((o for o in around if _contains(o)==1), name)
+    return next((o for o in around(name) if _contains(o)==1), name)
 
 def _reads(model, x, name, block, n):
     "`reads` and `odd` of `Attentions`, from the last layer `name` with its `block` and `n` tokens"
@@ -135,11 +137,7 @@ def _of_the_image(model, x, trace):
     names = trace.names
     elsewhere = {n for g in candidates(model, x).groups if not g.on_image for n in g.names}
     if encoder_decoder(model) or not any(c.name in elsewhere or c.shape[0]!=1 for c in trace.calls): return names
-    g = torch.Generator().manual_seed(0)
-    changed = x+torch.randn(x.shape, generator=g).to(x)*x.float().std().to(x)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='The windows of')
-        with AttentionTrace(model) as other: model(changed)
+    other = _traced(model, probe_images(x)[1])
     def _first(t, n): return next(c.q if c.weights is None else c.weights for c in t.calls if c.name==n)
     def _is_same(a, b): return a.shape==b.shape and torch.equal(a, b)
     return [n for n in names if n not in other or not _is_same(_first(trace, n), _first(other, n))] or names

@@ -12,7 +12,6 @@ from .hooks import *
 from .grids import *
 from .positions import *
 from .layers import *
-from contextlib import ExitStack
 import dataclasses
 
 # %% ../../nbs/core/05_calls.ipynb #b9cccb05
@@ -49,35 +48,31 @@ _turns = [(f,s) for s in (False,True) for f in ((),(-1,),(-2,),(-2,-1))]
 def _turned(h, w, flips, swapped):
     "Where the pixels of a turned image of `h` x `w` lie in the image itself: `(h*w,2)`"
     a,b = (w,h) if swapped else (h,w)
-    rows,columns = torch.meshgrid((torch.arange(a)+.5)/a, (torch.arange(b)+.5)/b, indexing='ij')
-    both = torch.stack([rows,columns])
+    both = raster(a, b).T.unflatten(1, (a,b))
     if swapped: both = both.transpose(1,2)
-    return both.flip(flips).flatten(1).T.double()
+    return both.flip(flips).flatten(1).T
 
 def _turn_of(at, h, w, is_image):
     "The turn and the box of an input of `h` x `w` whose pixels look `at` `(h*w,3)`, or None"
     ok = at[:,2]>1e-3*at[:,2].max()
     for flips,swapped in _turns:
         a,b = at[ok,:2],_turned(h, w, flips, swapped)[ok]
-        da,db = a-a.mean(0),b-b.mean(0)
-        slope = (da*db).sum(0)/db.square().sum(0).clamp(min=1e-300)
-        if float((slope*(db.square().sum(0)/da.square().sum(0).clamp(min=1e-300)).sqrt()).min())<.9: continue
+        corr,slope = agreement(a, b)
+        if float(corr.min())<.9: continue
         if not is_image: return flips,swapped,None # attention may have drawn all positions to the middle
         start = a.mean(0)-slope*b.mean(0)
         box = *start.tolist(),*(start+slope).tolist()
         return flips,swapped,None if max(abs(o-e) for o,e in zip(box, (0,0,1,1)))<.05 else box
 
-class _Inputs:
+def _inputs_of(model, name, x):
     "The inputs of all runs of a module in one pass"
-    def __init__(self, model, name): self.model,self.name = model,name
-    def __call__(self, x):
-        seen = []
-        def _enter(m, args, kwargs): seen.append(main_tensor(args) if args else main_tensor(kwargs))
-        hook = self.model.get_submodule(self.name).register_forward_pre_hook(_enter, with_kwargs=True)
-        with ExitStack() as stack, torch.autocast(x.device.type, enabled=False):
-            stack.callback(hook.remove)
-            quietly(self.model, x)
-        return seen
+    seen = []
+    def _enter(m, args, kwargs): seen.append(main_tensor(args) if args else main_tensor(kwargs))
+    hook = model.get_submodule(name).register_forward_pre_hook(_enter, with_kwargs=True)
+    try:
+        with torch.autocast(x.device.type, enabled=False): quietly(model, x)
+    finally: hook.remove()
+    return seen
 
 def seen_by(
     model:nn.Module, # Any model
@@ -85,7 +80,7 @@ def seen_by(
     name:str # A module
 )->list: # For each run: `(flips, swapped, box)`; `'other'`, where it is no view of the image; None: it does not see it
     "What the runs of a module see of the image"
-    runs = list(zip(*map(_Inputs(model, name), probe_images(x))))
+    runs = zip(*[_inputs_of(model, name, o) for o in probe_images(x)])
     def _one(ts):
         if any(t is None for t in ts) or ts[0].ndim!=4 or len(ts[0])!=1: return 'other'
         if torch.equal(ts[0], ts[1]): return None
@@ -124,8 +119,7 @@ class _Unclear(Exception): "Why no run, nor all of them together, can speak for 
 
 def _views(model, x, name):
     counts = candidates(model, x).runs
-    parts = name.split('.')
-    outer = next(n for n in ('.'.join(parts[:i]) for i in range(1, len(parts)+1)) if counts.get(n, 1)>1)
+    outer = next(n for n in around(name) if counts.get(n, 1)>1)
     n = counts[outer]
     def _unclear(why):
         return _Unclear(f"{outer!r} runs {n} times, {why}, so that one map cannot speak for all of them; choose a run "
@@ -155,8 +149,8 @@ def view_of(
 )->View:
     "What one run of a module sees, where that can be told"
     model = unwrap(model)
-    counts,parts = candidates(model, x).runs,name.split('.')
-    same = [o for i in range(1, len(parts)+1) if counts.get(o := '.'.join(parts[:i]), 1)==counts.get(name, 1)>1]
+    counts = candidates(model, x).runs
+    same = [o for o in around(name) if counts.get(o, 1)==counts.get(name, 1)>1]
     if not same: return View(name, run)
     def _find(): return seen_by(model, x[:1].detach().as_subclass(Tensor), same[0])
     seen = facts.about(model, f'seen by {same[0]}', tuple(x.shape[1:]), _find)[run]

@@ -344,10 +344,8 @@ def tokens(self:Layers,
     n:int # Number of its tokens
 )->Grid: # Of kind `'tokens'`
     "How the tokens of a module lie on the image; raises `ValueError` where they do not, or where that is not known"
-    parts = name.split('.')
-    around = ['.'.join(parts[:i]) for i in range(len(parts), -1, -1)]
     same = [g for g in self.groups if g.n==n]
-    own = [g for o in around for g in same if o in g.names]
+    own = [g for o in [*around(name)[::-1],''] for g in same if o in g.names]
     own = next((g for g in own if g.grid is not None and g.grid.order is None), own[0] if own else None)
     known = [c.grid for c in self.every.values()]
     grid = own.grid if own is not None else next((g.grid for g in same if g.grid is not None), None)

@@ -147,8 +147,8 @@ class LearnerReader(Reader):
         self.n_inp = getattr(learn.dls.valid_ds, 'n_inp', 1)
         self.learn,self.image = learn,_first_image(learn, self.n_inp) if image is None else image
         self.pipe = _pipe(learn, self.image)
-        self.cls = next(filter(None, map(_opens_as, [] if self.pipe is None else self.pipe.tfms.fs)), None)
         self.fs = [] if self.pipe is None else list(self.pipe.tfms.fs)
+        self.cls = next(filter(None, map(_opens_as, self.fs)), None) # the image class that files are opened with
         self.types = [] if self.pipe is None else [tuple(L(t)) for t in getattr(self.pipe, 'types', None) or ()]
 
     def takes(self,
