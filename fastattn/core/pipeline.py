@@ -35,6 +35,8 @@ def noisy(
     seed:int=0 # Of the noise, which is the same for every image
 ): # Yields a `Probe` for each copy
     "The same question about noisy copies of the images (SmoothGrad, Smilkov et al. 2017)"
+    check_range(0, share=share)
+    check_seed(seed=seed)
     g = torch.Generator().manual_seed(seed)
     lo,hi = p.x.flatten(1).aminmax(dim=1)
     for _ in range(n):
@@ -261,7 +263,7 @@ def explain(
     method:str='auto', # A name in `explainers`; `'auto'` takes the one that suits the model best
     target=None, # None (predicted class), a class by number or name, one per image, or `f(output, idx) -> (rows,)`
     layer=None, # Glob on module names, list of these, index among the `candidates`, or `(name, run)`; None: the default
-    size=None, # Height and width of the result (or one number for both); None is the input's, or the picture's
+    size=None, # Height and width of the result, or one number for both; None: as the input, or as the picture
     fuse:str='mean', # How maps of several layers are combined: `'mean'`, `'product'`, or `'max'` as in LayerCAM's paper
     smooth:int=0, # Number of noisy copies of each image to average over (SmoothGrad, Smilkov et al. 2017, eq. 1)
     tta:bool=False, # Average over each image and its mirror image?
@@ -276,8 +278,9 @@ def explain(
 
     A batch gives maps in the pixels of the model's input. Pictures, read as the learner's data loader reads them, give
     maps in their own pixels, zero where the transforms cropped; where the input cannot be located on a photograph, in
-    the pixels of the input. Pictures of several sizes give an `L` of Heatmaps, unless `size` is given. The model, its
-    gradients and all random states are left as they were. A map that is zero everywhere gives a warning.
+    the pixels of the input. Pictures of several sizes give an `L` of Heatmaps, unless `size` is given; a map takes 4
+    bytes for each pixel of a picture, and less with a small `size`. The model, its gradients and all random states are
+    left as they were. A map that is zero everywhere gives a warning.
 
     Raises `ValueError` where a method, class, layer or option does not exist or does not suit the model (`whole` where
     no features are read), where the shape of `x` is not the model's, or where there are more or fewer targets than
@@ -309,13 +312,16 @@ def _check_views(smooth, enlarge):
     if not is_number(enlarge) or not 0<enlarge<100:
         raise ValueError(f"`enlarge` is a factor, such as 1.5; it is {enlarge!r}.")
 
+_most = 2**28 # pixels of a map, where they are asked for
+
 def _size(size):
     "`size` as (height, width), or None"
     if size is None: return
-    hw = (size,size) if isinstance(size, (int,np.integer)) else tuple(size) if isinstance(size, (list,tuple)) else ()
-    if len(hw)==2 and all(isinstance(o, (int,np.integer)) and o>0 for o in hw): return hw
-    raise ValueError("`size` is height and width of the result in pixels, or one number for both; "
-                     f"it is {size!r}.")
+    hw = height_and_width(size=size)
+    if hw[0]*hw[1]>_most: # more than Pillow opens
+        raise ValueError(f"`size` is at most {_most//10**6} megapixels, which take {_most*4/2**30:g} GB a map; "
+                         f"it is {size!r}.")
+    return hw
 
 # %% ../../nbs/core/13_pipeline.ipynb #f976ba37
 def _explain_pictures(ask, reader, inputs, x, target, size):
@@ -331,18 +337,19 @@ def _explain_pictures(ask, reader, inputs, x, target, size):
         part = [items[i] for i in ids]
         with inputs(reader(part)) as xb:
             h = ask(xb, target=[target[i] for i in ids] if per_image else target, size=None)
-        pics,where = reader.drawn(part, xb)
+            pics,where = reader.drawn(part, xb)
         maps = h.as_subclass(Tensor)
-        if where is not None: maps = place_maps(maps, where, part[0].size)
-        if size is not None: maps = resize_maps(maps, size)
-        for j,i in enumerate(ids): res[i] = h[j].replace(maps[j], img=pics[j])
-    if size is None and len(groups)>1: return L(_join([o]) for o in res)
-    return _join(res)
+        if where is not None: maps = place_maps(maps, where, part[0].size, size)
+        elif size is not None: maps = resize_maps(maps, size)
+        h = h.replace(maps, img=L(pics))
+        if len(groups)==1: return h
+        for j,i in enumerate(ids): res[i] = h[j:j+1] # a part of the batch, not a copy: pictures may be large
+    return L(res) if size is None else _join(res)
 
 def _join(hs):
-    "One Heatmap from one for each image"
-    raws = [h.raw for h in hs]
+    "One Heatmap of one image after the other, from those of single images"
+    raws = [h.raw[0] for h in hs]
     raws = torch.stack(raws) if len({r.shape for r in raws})==1 else L(raws)
-    notes = {k:torch.stack([h.notes[k] for h in hs]) for k in hs[0].notes}
-    return hs[0].replace(torch.stack([h.as_subclass(Tensor) for h in hs]), raw=raws,
-                         target=L(h.target for h in hs), img=L(h.img for h in hs), notes=notes)
+    notes = {k:torch.cat([h.notes[k] for h in hs]) for k in hs[0].notes}
+    return hs[0].replace(torch.cat([h.as_subclass(Tensor) for h in hs]), raw=raws,
+                         target=L(h.target[0] for h in hs), img=L(h.img[0] for h in hs), notes=notes)

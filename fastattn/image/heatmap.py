@@ -16,16 +16,23 @@ import base64,html,io
 def to_picture(
     img, # A PIL image, an array `(h,w)` or `(h,w,c)`, or a tensor `(c,h,w)`; floats in 0..1 or bytes
 )->Image.Image: # RGB
-    "Any image as an RGB PIL image; channels other than 1, 3 or 4 are averaged, values outside 0..255 stretched to fit"
+    """Any image as an RGB PIL image
+
+    Channels other than 1, 3 or 4 are averaged, values outside 0..255 stretched to fit, and nan and inf become 0. Raises
+    `ValueError` for anything else."""
     if isinstance(img, Image.Image): return img.convert('RGB')
     if isinstance(img, Tensor):
         img = img.detach().cpu().as_subclass(Tensor)
         img = img.float().permute(1,2,0).numpy() if img.ndim==3 else img.float().numpy()
     img = np.asarray(img)
+    if img.ndim not in (2,3) or not img.size or img.dtype.kind not in 'buif':
+        what = f'numbers of the shape {img.shape}' if img.dtype.kind in 'buif' else repr(img.tolist())[:80]
+        raise ValueError(f"A picture is a PIL image, an array (h,w) or (h,w,c), or a tensor (c,h,w); it is {what}.")
     if img.ndim==3 and img.shape[2]==4: img = img[...,:3]
     if img.ndim==3 and img.shape[2]!=3: img = img.mean(2)
     if img.dtype!=np.uint8:
         img = img.astype(float)
+        if not np.isfinite(img).all(): img = np.where(np.isfinite(img), img, 0)
         lo,hi = img.min(),img.max()
         if   lo<0 or 255<hi: img = (img-lo)/max(hi-lo, 1e-9)*255 # normalised, by statistics unknown here
         elif hi<=1:          img = img*255
@@ -41,6 +48,16 @@ class Heatmap(TensorBase):
     _meta,_per_image = ('raw','method','layer','target','img','signed','notes'),('raw','target','img','notes')
     raw=method=layer=target=img=notes=None
     signed=False
+
+    def __new__(cls,
+        maps, # `(bs,h,w)` or `(h,w)`: a tensor, an array, or numbers in lists
+        **known # Attributes: see above; others raise `ValueError`, and maps that are no numbers `TypeError`
+    ):
+        for k in known: one_of(cls._meta, attribute=k)
+        numbers = maps.dtype.kind in 'buif' if isinstance(maps, ndarray) else isinstance(maps, (Tensor,list,tuple))
+        if not numbers:
+            raise TypeError(f"A Heatmap is made of numbers (bs,h,w) or (h,w), not of a {type(maps).__name__}.")
+        return super().__new__(cls, maps, **known)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -147,10 +164,62 @@ def _blurred(m, radius):
     return to_np(F.conv2d(F.conv2d(t, g[None,None,None]), g[None,None,:,None])[0,0].float())
 
 # %% ../../nbs/image/03_heatmap.ipynb #2bfa9af0
+_large = 2**22 # more pixels than these are drawn smaller on a screen
+
+def _smaller(m, most=_large):
+    "An array `(h,w)` of at most `most` cells, by the means of its parts"
+    s = (m.size/most)**.5
+    if s<=1: return m
+    size = [max(1, int(n/s)) for n in m.shape]
+    return to_np(F.interpolate(torch.from_numpy(m)[None,None], size, mode='area')[0,0])
+
+def _bands(size):
+    "First and last row of the parts of a large picture, each of about a megapixel; others are one part"
+    W,H = size
+    rows = H if W*H<=_large else max(1, 2**20//W)
+    return [(a,min(a+rows,H)) for a in range(0, H, rows)]
+
+def _grey(m, size, signed):
+    "Values 0..1, or -1..1 where signed, as grey levels, enlarged bicubically to `size`"
+    (W,H),(h,w) = size,m.shape
+    def _unit(m): return np.clip((np.clip(m,-1,1)+1)/2 if signed else m, 0, 1).astype(np.float32)
+    small = None if (w,h)==(W,H) else Image.fromarray(_unit(m))
+    def _part(a, b):
+        if small is None: return _unit(m[a:b])
+        return np.asarray(small.resize((W,b-a), Image.Resampling.BICUBIC, box=(0,a*h/H,w,b*h/H)))
+    res = Image.new('L', size)
+    for a,b in _bands(size): res.paste(Image.fromarray(np.uint8(np.round(np.clip(_part(a, b), 0, 1)*255))), (0,a))
+    return res
+
+def _laid_over(base, grey, cmap, alpha):
+    "Grey levels in colours over a picture, or alone where that is None"
+    colours = cmap(np.arange(256, dtype=np.uint8), bytes=True)
+    if base is not None: colours[:,3] = round(alpha*255)
+    res = Image.new('RGB', grey.size)
+    for a,b in _bands(grey.size):
+        box = 0,a,grey.size[0],b
+        part = colours[np.asarray(grey.crop(box))]
+        if base is None: part = Image.fromarray(part[...,:3])
+        else: part = Image.alpha_composite(base.crop(box).convert('RGBA'), Image.fromarray(part, 'RGBA')).convert('RGB')
+        res.paste(part, box)
+    return res
+
+# %% ../../nbs/image/03_heatmap.ipynb #1ea92c7e
+def _finite(m):
+    "Values to draw; nan and inf are reported"
+    if np.isfinite(m.sum(dtype=float)): return m
+    warn(f"{int((~np.isfinite(m)).sum())} of {m.size} values of this map are nan or inf; nan is drawn as 0, and inf as "
+         "the largest value.", stacklevel=4)
+    return np.nan_to_num(m, nan=0, posinf=1, neginf=-1)
+
+def _as_rgb(img):
+    "A picture to read from: the very image, where it is an RGB one"
+    return img if isinstance(img, Image.Image) and img.mode=='RGB' else to_picture(img)
+
 @patch(as_prop=True)
 def is_empty(self:Heatmap)->bool:
     "Is it zero everywhere?"
-    return not bool((self.as_subclass(Tensor)!=0).any())
+    return not bool(self.as_subclass(Tensor).any())
 
 @patch
 def _one(self:Heatmap, verb):
@@ -165,11 +234,21 @@ def _colours(self:Heatmap, cmap): return as_cmap(ifnone(cmap, 'RdBu_r' if self.s
 @patch
 def _clipped(self:Heatmap, clip, blur, size):
     "Values `(h,w)` divided by their percentile `clip`, and the blur that is left to do on the picture of `size`"
-    m = to_np(self.as_subclass(Tensor).detach().float())
+    m = _finite(to_np(self.as_subclass(Tensor).detach().float()))
     if clip==100: return m,blur
     # blurred before they are scaled: otherwise fine positive and negative values, once clipped, would cancel
-    m = _blurred(m, blur if size is None else blur*max(m.shape)/max(size))
+    m = _smaller(m)
+    m = _blurred(m, blur*max(m.shape)/max(size))
     return m/max(np.percentile(abs(m), clip), 1e-12),0
+
+@patch
+def _painted(self:Heatmap, base, alpha, cmap, blur, clip):
+    "The map in colours over a picture, or alone where that is None"
+    size = self.shape[::-1] if base is None else base.size
+    m,blur = self._clipped(clip, blur, size)
+    m = _grey(m, tuple(size), self.signed)
+    if blur: m = m.filter(ImageFilter.GaussianBlur(blur))
+    return _laid_over(base, m, self._colours(cmap), alpha)
 
 @patch
 def overlay(self:Heatmap,
@@ -179,22 +258,28 @@ def overlay(self:Heatmap,
     blur:float=0, # Radius of a Gaussian blur of the map, in pixels of the picture
     clip:float=100 # Percentile of the map that takes the full colour, where a few positions outshine the rest
 )->Image.Image: # RGB, of the picture's size; without a picture the map alone, of its own size
-    "The map in colours over the picture, the picture alone if it is empty; raises `ValueError` for several maps"
+    """The map in colours over the picture, the picture alone if it is empty
+
+    Values that are nan are drawn as 0, those that are inf as the largest, with a warning. Raises `ValueError` for
+    several maps, and for arguments out of their range."""
     h = self._one('overlay')
-    if not 0<clip<=100: raise ValueError(f"`clip` is a percentile, above 0 and at most 100; it is {clip}.")
+    check_drawing(alpha, cmap, clip, blur)
     img = ifnone(img, h.img)
-    base = None if img is None else to_picture(img)
-    if base is not None and h.is_empty: return base
-    m,blur = h._clipped(clip, blur, getattr(base, 'size', None))
-    if h.signed: m = (np.clip(m,-1,1)+1)/2
-    m = Image.fromarray(np.clip(m,0,1).astype(np.float32))
-    if base is not None and m.size!=base.size: m = m.resize(base.size, Image.Resampling.BICUBIC)
-    m = Image.fromarray(np.uint8(np.round(np.clip(np.asarray(m),0,1)*255)))
-    if blur: m = m.filter(ImageFilter.GaussianBlur(blur))
-    rgba = h._colours(cmap)(np.asarray(m), bytes=True).copy()
-    if base is None: return Image.fromarray(rgba[...,:3])
-    rgba[...,3] = round(alpha*255)
-    return Image.alpha_composite(base.convert('RGBA'), Image.fromarray(rgba, 'RGBA')).convert('RGB')
+    if img is not None and h.is_empty: return to_picture(img)
+    return h._painted(None if img is None else _as_rgb(img), alpha, cmap, blur, clip)
+
+@patch
+def _on_screen(self:Heatmap, img=None, alpha=.6, cmap=None, blur=0, clip=100):
+    "What `overlay` returns, of a smaller copy where that is large; and its width and height, which are not the copy's"
+    check_drawing(alpha, cmap, clip, blur)
+    img = ifnone(img, self.img)
+    base = None if img is None else _as_rgb(img)
+    h = self.replace(torch.from_numpy(_smaller(to_np(self.as_subclass(Tensor).detach().float()))))
+    W,H = size = self.shape[::-1] if base is None else base.size
+    s = max(1, (W*H/_large)**.5)
+    if base is not None and s>1:
+        base = base.resize((max(1, round(W/s)),max(1, round(H/s))), Image.Resampling.BICUBIC, reducing_gap=2)
+    return h.overlay(base, alpha, cmap, blur/s, clip),tuple(size)
 
 # %% ../../nbs/image/03_heatmap.ipynb #a6a46b14
 @patch
@@ -209,11 +294,17 @@ def show(self:Heatmap,
     clip:float=100,
     colorbar:bool=False, # Draw a colour bar beside it?
     **kwargs # Ignored; fastai's `show` protocol passes more
-): # The axes
-    "Draw the map over its picture on one axes, an empty one as such; raises `ValueError` for a batch of several maps"
+): # The axes, in pixels of the picture
+    """Draw the map over its picture on one axes, an empty one as such
+
+    Raises `ValueError` for a batch of several maps and for arguments out of their range."""
     h = self._one('show')
-    if ctx is None: ctx = plt.subplots(figsize=figsize)[1]
-    ctx.imshow(h.overlay(img, alpha, cmap, blur, clip), interpolation='nearest')
+    check_figsize(figsize)
+    check_flag(colorbar=colorbar)
+    check_axes(ctx)
+    pic,(W,H) = h._on_screen(img, alpha, cmap, blur, clip)
+    if ctx is None: ctx = finished(plt.subplots(figsize=figsize)[0]).axes[0]
+    ctx.imshow(pic, interpolation='nearest', extent=(-.5,W-.5,H-.5,-.5))
     ctx.axis('off')
     if h.is_empty: title = f'{title} (empty map)' if title else 'empty map'
     if title is not None: ctx.set_title(title)
@@ -247,14 +338,17 @@ def caption(self:Heatmap)->str: # '' where nothing is known
 @patch
 def plot(self:Heatmap,
     n:int=16, # Largest number of maps
-    cols:int=None, # Maps in a row
+    cols:int=None, # Maps in a row; None makes about as many rows as columns
     alpha:float=.6, # See `overlay`
     cmap=None, # See `overlay`
     colorbar:bool=False, # Draw a colour bar beside them?
     side:float=2.2 # Width of each picture in inches
 )->plt.Figure:
     "The maps over their pictures, with what they are about above them; raises `ValueError` where there are none"
-    at_least(1, n=n, maps=1 if self.ndim==2 else len(self))
+    at_least(1, n=n, maps=1 if self.ndim==2 else len(self), cols=ifnone(cols, 1))
+    check_drawing(alpha, cmap)
+    check_inches(side=side)
+    check_flag(colorbar=colorbar)
     hs = [self] if self.ndim==2 else list(self[:n])
     cols = cols or min(len(hs), max(4, math.ceil(len(hs)**.5)))
     rows = math.ceil(len(hs)/cols)
@@ -287,7 +381,7 @@ def _repr_html_(self:Heatmap, n=16, side=160):
     if self.ndim not in (2,3) or not self.numel(): return None
     hs = [self] if self.ndim==2 else list(self[:n])
     def _tile(h):
-        return (f'<figure style="margin:0 8px 8px 0;max-width:{side}px">{_img_tag(h.overlay(), side)}'
+        return (f'<figure style="margin:0 8px 8px 0;max-width:{side}px">{_img_tag(h._on_screen()[0], side)}'
                 f'<figcaption style="font-size:85%">{html.escape(h.caption)}</figcaption></figure>')
     more = f'<p>and {len(self)-n} more</p>' if self.ndim==3 and len(self)>n else ''
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(map(_tile, hs))}</div>{more}'

@@ -55,11 +55,18 @@ def processed(
 # what a user's transform may raise at a picture that it was not made for
 _failures = ValueError,TypeError,RuntimeError,IndexError,KeyError,AttributeError,AssertionError
 
+# more pixels than these are measured on a small copy
+_large = 2**22
+
 class Reader:
-    "Reads pictures with a transform of the user's own"
+    "Reads pictures with a transform of the user's own; raises `TypeError` where it is no function or gives no tensor"
     def __init__(self,
         prep=None # A transform from a PIL image to `(c,h,w)`, or a transformers image processor
-    ): self.prep,self._places = prep,{}
+    ):
+        if prep is not None and not callable(prep):
+            raise TypeError("`prep` is a function from a PIL image to a tensor (c,h,w), or a transformers image "
+                            f"processor; it is {prep!r}.")
+        self.prep,self._places = prep,{}
 
     def open(self,
         x # A picture or a list of them
@@ -81,9 +88,25 @@ class Reader:
         if self.prep is None:
             raise ValueError("A bare model does not know how to read a picture: "
                              "pass `prep=`, the transform that makes its input (or a fastai Learner).")
-        pics = [o.x if isinstance(o, Item) else open_picture(o) for o in pics]
+        pics = [o.x if isinstance(o, Item) else open_picture(o) if like is None else Photo(o) for o in pics]
         if is_processor(self.prep): return processed(self.prep, pics)['pixel_values']
-        return torch.stack([self.prep(o) for o in pics])
+        xs = [self._prepared(o) for o in pics]
+        if len(shapes := {tuple(x.shape) for x in xs})>1:
+            a,b = list(shapes)[:2]
+            raise ValueError(f"`prep` makes tensors of several shapes, such as {a} and {b}; pictures that pass "
+                             "through the model together need one.")
+        return torch.stack(xs)
+
+    def _prepared(self, pic):
+        "A picture after the user's transform"
+        try: x = self.prep(pic)
+        except MemoryError: raise
+        except Exception as e: # the user's own function raises anything
+            raise ValueError(f"`prep` cannot read a picture of {pic.size[0]} x {pic.size[1]}: "
+                             f"{unreadable(e)} ({type(e).__name__}).") from e
+        if isinstance(x, Tensor) and x.ndim==3: return x
+        what = f'a tensor {tuple(x.shape)}' if isinstance(x, Tensor) else f'a {type(x).__name__}'
+        raise TypeError(f"`prep` makes a tensor (c,h,w) of a PIL image; here it gives {what}.")
 
     def seen(self,
         x:Tensor # `(n,c,h,w)`, a batch
@@ -93,19 +116,31 @@ class Reader:
 
     def place(self,
         item:Item, # One picture
-        most:int=None # Measure on a picture of at most this many pixels a side, since large ones take long
+        x:Tensor=None, # The batch `(1,c,h,w)` that was made of it; None makes it, where it is needed
+        most:int=None # Measure on a copy of at most this many pixels a side; None takes one of 4 megapixels
     ): # See `placement`; None where the model's input cannot be located on a photograph
-        "Where the model's input lies in a picture"
+        """Where the model's input lies in a picture
+
+        Test pictures as large as a large picture would take long and much memory. So they are as large as a small copy
+        of it, where the transforms do the same to that copy as to the picture."""
         if not item.is_photo: return None
-        s = max(1, max(item.size)/ifnone(most, max(item.size)))
-        size = tuple(max(1, round(o/s)) for o in item.size)
-        key = size,type(item.x),item.x.mode,item.stage
+        long = max(item.size)
+        small = small_size(item.size, ifnone(most, long*min(1, (_large/math.prod(item.size))**.5)))
+        key = item.size,small,type(item.x),item.x.mode,item.stage
         if len(self._places)>1000: self._places.clear()
         if key not in self._places:
+            if small!=item.size and not self._copy_is_alike(item, x, small): small = item.size
             # the learner's own transforms may not take a test picture
-            try: self._places[key] = placement(partial(self, like=item), size)
+            try: self._places[key] = placement(partial(self, like=item), small)
             except _failures: self._places[key] = None
         return self._places[key]
+
+    def _copy_is_alike(self, item, x, size):
+        "Does the model see the same part of a copy of the picture, of this width and height?"
+        try:
+            x = self([item], like=item) if x is None else x
+            return alike(x, self([item.x.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)], like=item))
+        except _failures: return False
 
     def drawn(self,
         items:list, # `Item`s of one size
@@ -113,7 +148,7 @@ class Reader:
         most:int=None # As in `place`
     )->tuple: # PIL images, and the placement of the input in them; None: they are the input itself
         "The pictures to draw maps on: photographs, or what the model sees where it cannot be located on them"
-        where = self.place(items[0], most)
+        where = self.place(items[0], x[:1], most)
         return ([o.x for o in items],where) if where is not None else (self.seen(x),None)
 
 # %% ../../nbs/image/06_reading.ipynb #c099c294
@@ -244,7 +279,7 @@ class LearnerReader(Reader):
 
 def _cast(pic, like):
     "A test picture of the kind of the photograph `like`"
-    pic = pic.convert(like.x.mode) if like.x.mode in ('1','L','RGB','RGBA','CMYK','YCbCr') else pic
+    if pic.mode!=like.x.mode in ('1','L','RGB','RGBA','CMYK','YCbCr'): pic = pic.convert(like.x.mode)
     return Item(type(like.x)(pic) if isinstance(like.x, PILBase) else pic, like.stage, pic)
 
 # %% ../../nbs/image/06_reading.ipynb #4260b0cb
