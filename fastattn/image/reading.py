@@ -55,8 +55,8 @@ def processed(
 # what a user's transform may raise at a picture that it was not made for
 _failures = ValueError,TypeError,RuntimeError,IndexError,KeyError,AttributeError,AssertionError
 
-# more pixels than these are measured on a small copy
-_large = 2**22
+# a picture of more pixels is measured on a copy of so many
+_large,_copy = 2**22,2**20
 
 class Reader:
     "Reads pictures with a transform of the user's own; raises `TypeError` where it is no function or gives no tensor"
@@ -117,15 +117,15 @@ class Reader:
     def place(self,
         item:Item, # One picture
         x:Tensor=None, # The batch `(1,c,h,w)` that was made of it; None makes it, where it is needed
-        most:int=None # Measure on a copy of at most this many pixels a side; None takes one of 4 megapixels
+        most:int=None # Measure on a copy of at most this many pixels a side; None: of a megapixel, if it is large
     ): # See `placement`; None where the model's input cannot be located on a photograph
         """Where the model's input lies in a picture
 
         Test pictures as large as a large picture would take long and much memory. So they are as large as a small copy
         of it, where the transforms do the same to that copy as to the picture."""
         if not item.is_photo: return None
-        long = max(item.size)
-        small = small_size(item.size, ifnone(most, long*min(1, (_large/math.prod(item.size))**.5)))
+        long,n = max(item.size),math.prod(item.size)
+        small = small_size(item.size, ifnone(most, long*(_copy/n)**.5 if n>_large else long))
         key = item.size,small,type(item.x),item.x.mode,item.stage
         if len(self._places)>1000: self._places.clear()
         if key not in self._places:
