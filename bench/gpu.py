@@ -6,7 +6,7 @@ networks, to try the script itself; `--only` takes globs on the names of checks 
 import os
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8') # sums in one order: read when CUDA starts
 os.environ.setdefault('MPLBACKEND', 'Agg')
-import argparse, copy, fnmatch, gc, random, statistics, sys, tempfile, time, warnings
+import argparse, copy, fnmatch, gc, math, random, statistics, sys, tempfile, time, warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -378,7 +378,7 @@ def _precise(p, dtype):
     learn,res = fit(p.learner(), 2),{}
     xb = learn.dls.valid.one_batch()[0][:1 if slow else 8].as_subclass(torch.Tensor)
     for net in ('cnn','vit'):
-        m,x = (learn.model,xb) if net=='cnn' else (p.vit()[0],xb)
+        m,x = (learn.model,xb) if net=='cnn' else p.vit(len(xb))
         half = copy.deepcopy(m).to(dtype)
         for k in _mixed_methods[net][:1 if slow else None]:
             ref = explain(m, x, k, target=1)
@@ -493,7 +493,7 @@ def out_of_memory(p):
     m,x = p.cnn(*((64,8) if p.small else (224,64)))
     halvings = 0
     for k,kw in dict(integrated_gradients=dict(steps=4), scorecam=dict(max_channels=8)).items():
-        def _maps(m): return explain(m, x, k, target=1, max_bytes=2**60, place='even', **kw)
+        def _maps(m): return explain(m, x, k, target=1, max_bytes=2**36, place='even', **kw)
         ref = _maps(m)
         tight,short = (_Full(m, len(x)),nullcontext()) if p.small else (m,_little_memory(p, lambda: _maps(m)))
         with warnings.catch_warnings(record=True) as ws, short:
@@ -502,6 +502,8 @@ def out_of_memory(p):
             h = _maps(tight)
         ws = [str(w.message) for w in ws if 'Out of memory' in str(w.message)]
         assert ws, f'{k}: nothing was halved'
+        # else it was not what had failed that was halved
+        assert len(ws)<=math.log2(len(x))+1, f'{k}: {len(ws)} halvings for {len(x)} images'
         assert far(h.raw, ref.raw)<1e-3, f'{k}: other maps'
         halvings += len(ws)
     return f'{halvings} halvings'
