@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['close_names', 'match_names', 'one_of', 'is_whole', 'is_number', 'at_least', 'check_range', 'check_threshold',
-           'check_seed', 'height_and_width', 'check_inches', 'check_figsize', 'check_flag', 'check_callable']
+           'check_seed', 'height_and_width', 'rows_and_columns', 'check_inches', 'check_figsize', 'as_points',
+           'check_flag', 'check_callable']
 
 # %% ../nbs/00_checks.ipynb #9799ad61
 from fastai.basics import *
@@ -102,12 +103,14 @@ def check_threshold(
         raise ValueError(f"`threshold` is a probability, 0..1; it is {threshold!r}.")
 
 def check_seed(
+    numpy:bool=False, # Is it for numpy's generator, which takes 32 bits, and no negative numbers?
     **kwargs # Seeds, by the names of the arguments
 ):
     "Check that each is a seed, a whole number of at most 64 bits; raises `ValueError`"
     for k,v in kwargs.items():
-        if not is_whole(v) or not -2**63<=v<2**64:
-            raise ValueError(f"`{k}` must be a whole number of at most 64 bits; it is {v!r}.")
+        if is_whole(v) and (0<=v<2**32 if numpy else -2**63<=v<2**64): continue
+        raise ValueError(f"`{k}` must be a whole number of at most {32 if numpy else 64} bits"
+                         f"{', not negative' if numpy else ''}; it is {v!r}.")
 
 # %% ../nbs/00_checks.ipynb #4fcf6041
 def height_and_width(
@@ -118,6 +121,17 @@ def height_and_width(
     hw = (v,v) if is_whole(v) else tuple(v) if isinstance(v, (list,tuple)) else ()
     if len(hw)==2 and all(is_whole(o) and o>0 for o in hw): return tuple(int(o) for o in hw)
     raise ValueError(f"`{k}` is height and width, such as (224, 224), or one number for both, at least 1; it is {v!r}.")
+
+def rows_and_columns(
+    **kwargs # The arrangement of positions, by the name of its argument, or None
+)->tuple: # `(rows, columns)`; None as it is
+    "Rows and columns as whole numbers; raises `ValueError` unless both are at least 1"
+    (k,v), = kwargs.items()
+    if v is None: return
+    pair = list(v) if isinstance(v, (list,tuple,np.ndarray,Tensor)) and np.ndim(v)==1 else []
+    pair = [o.item() if isinstance(o, Tensor) else o for o in pair]
+    if len(pair)==2 and all(is_whole(o) and o>0 for o in pair): return tuple(int(o) for o in pair)
+    raise ValueError(f"`{k}` is (rows, columns), two whole numbers of at least 1, not {v!r}.")
 
 def check_inches(
     **kwargs # Sizes of parts of figures, by the names of the arguments
@@ -134,6 +148,18 @@ def check_figsize(
     pair = isinstance(figsize, (tuple,list,np.ndarray)) and len(figsize)==2
     if figsize is None or pair and all(is_number(o) and 0<o<=1000 for o in figsize): return
     raise ValueError(f"`figsize` is width and height in inches, such as (4, 3); it is {figsize!r}.")
+
+# %% ../nbs/00_checks.ipynb #7fa24789
+def as_points(
+    points # `(x,y)`, or a list, array or tensor of such pairs
+)->list: # Pairs `(x,y)` of floats
+    "One point or several, as a list; raises `ValueError` for anything else"
+    try: res = np.asarray(points.cpu() if isinstance(points, Tensor) else points, dtype=float)
+    except (TypeError,ValueError): res = np.empty(0)
+    if res.ndim==1: res = res[None]
+    if res.ndim!=2 or res.shape[1]!=2 or not len(res) or not np.isfinite(res).all():
+        raise ValueError(f"`points` is (x, y) in pixels of the picture, or a list of such pairs; it is {points!r}.")
+    return [(float(x),float(y)) for x,y in res]
 
 # %% ../nbs/00_checks.ipynb #9df3a65a
 def check_flag(

@@ -24,7 +24,10 @@ class contrast(CustomTarget):
         other=None, # Class by number or name, or a list of them; None are the `n` classes with the nearest scores
         alpha:float=1., # Weight of the others' scores
         n:int=3 # Number of other classes, if `other` is None
-    ): store_attr()
+    ):
+        check_range(alpha=alpha)
+        at_least(1, n=n)
+        store_attr()
 
     def settle(self, out, vocab, n, probe=None):
         "Fix the classes on the clean pass; several others are weighted by their probabilities"
@@ -47,7 +50,6 @@ class contrast(CustomTarget):
             raise ValueError(f"`this` of a contrast is a class; it is {self.this!r}.")
         if isinstance(self.other, (list,tuple,L)) and not len(self.other):
             raise ValueError(f"`other` of a contrast is a class, or a list of at least one; it is {self.other!r}.")
-        at_least(1, n=self.n)
         if out.ndim!=2 or out.shape[1]<2:
             raise ValueError("A contrast needs one score for each of several classes; "
                              f"the model returns {tuple(out.shape)}.")
@@ -76,7 +78,7 @@ def last_linear(
     with ExitStack() as stack:
         for n,m in model.named_modules():
             if isinstance(m, nn.Linear): stack.callback(m.register_forward_hook(partial(_hook, n)).remove)
-        model(x)
+        with first_pass(x): model(x)
     return seen[-1] if seen else None
 
 def embedding_at(
@@ -178,7 +180,9 @@ class detection(CustomTarget):
         res = copy.copy(self)
         # a query has a score for every class, a selected detection only for its own
         found,any_label = _detections(out, probe, vocab),isinstance(out, dict)
-        if self.label is not None: res.label = class_index(self.label, vocab, 10**6)
+        # what a torchvision detector returns does not tell its number of classes
+        n_classes = model_output(out).shape[-1] if any_label else 10**6
+        if self.label is not None: res.label = class_index(self.label, vocab, n_classes)
         boxes = _boxes(self.box, n)
         res.found = [_find_box(*o, b, res.label, any_label, i) for i,(o,b) in enumerate(zip(found, boxes))]
         res.names = [f"detection of {_name(l, vocab)}" for _,l,_ in res.found]
@@ -208,8 +212,8 @@ class detection(CustomTarget):
 def _boxes(box, n):
     "For each of `n` images the index of a detection, or the four numbers of a box"
     def _four(o):
-        if isinstance(o, (Tensor,ndarray)): return o.ndim==1 and len(o)==4
-        return isinstance(o, (list,tuple,L)) and len(o)==4 and all(isinstance(v, (int,float,np.number)) for v in o)
+        if isinstance(o, (Tensor,ndarray)): return o.ndim==1 and len(o)==4 and all(map(is_number, o.tolist()))
+        return isinstance(o, (list,tuple,L)) and len(o)==4 and all(is_number(v) for v in o)
     def _one(o): return is_whole(o) or _four(o)
     if _one(box): return [box]*n
     if not isinstance(box, (list,tuple,L,Tensor,ndarray)) or not len(box) or not all(map(_one, box)):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['methods_in', 'explainers', 'preference', 'only_by_name', 'Explainer', 'Registry', 'explainer', 'ranked', 'suitable',
-           'pick_method']
+           'pick_method', 'named_options']
 
 # %% ../../nbs/core/11_registry.ipynb #544d7549
 from fastai.vision.all import *
@@ -69,10 +69,20 @@ class Registry(MutableMapping):
 explainers = Registry()
 
 # %% ../../nbs/core/11_registry.ipynb #961f69c8
+def _check_fields(grad=False, signed=False, by_class=True, pixels=False, why='', **functions):
+    if not any(grad is o for o in (False,True)) and grad!=2:
+        raise ValueError(f"`grad` is True, False, or 2 for second derivatives; it is {grad!r}.")
+    check_flag(signed=signed, by_class=by_class, pixels=pixels)
+    if not isinstance(why, str): raise TypeError(f"`why` is a text, what the method needs; it is {why!r}.")
+    check_callable(**{k:v for k,v in functions.items() if k in {o.name for o in dataclasses.fields(Explainer)}})
+
 @delegates(Explainer, but='f')
 def explainer(**kwargs):
-    "Decorator that registers `f(p) -> (bs,gh,gw)` under its own name; takes the fields of `Explainer`"
+    """Decorator that registers `f(p) -> (bs,gh,gw)` under its own name; takes the fields of `Explainer`
+
+    Raises `ValueError` or `TypeError` where a field is of another kind."""
     def _inner(f):
+        _check_fields(**kwargs)
         explainers[f.__name__] = Explainer(f, **kwargs)
         @functools.wraps(f)
         def _of_probe(p, *args, **kw):
@@ -100,7 +110,13 @@ def suitable(
     by_class:bool=False, # Only methods whose map depends on the target?
     x:Tensor=None # A batch `(bs,c,h,w)`: leaves out methods that do not work for such images
 )->list: # Names, by preference
-    "The names of the explainers that suit `model`"
+    "The names of the explainers that suit `model`; raises `TypeError` or `ValueError` where that, or `x`, is none"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
+    check_flag(by_class=by_class)
+    if x is not None and not (isinstance(x, Tensor) and x.ndim==4 and x.numel()):
+        raise ValueError(f"`x` must be a batch (bs,c,h,w), or None; it is "
+                         f"{f'a tensor {tuple(x.shape)}' if isinstance(x, Tensor) else repr(x)}.")
     return [n for n in ranked() if _suits(n, model, by_class, x)]
 
 def _suits(name, model, by_class, x):
@@ -119,19 +135,30 @@ def pick_method(
     target=None # As for `explain`: `'auto'` takes no method that does not apply to it
 )->Explainer:
     "The method of that name, or the preferred one for `'auto'`; raises `ValueError` if none suits the model"
-    if method=='auto': return _preferred(model, by_class, x, target)
+    if isinstance(method, str) and method=='auto': return _preferred(model, by_class, x, target)
     e = explainers[_registered(method)]
     if e.why and not e.suited(model):
         raise ValueError(f"{method!r} does not suit this model: {e.why}. "
                          f"Methods that do: {', '.join(suitable(model))}.")
     return e
 
+def named_options(
+    methods # A name, a list of names, or a dict of names and options
+)->dict: # `{name: options}`
+    "Methods with their options; raises `TypeError` for anything else"
+    if isinstance(methods, str): methods = [methods]
+    if isinstance(methods, (list,tuple,L)) and all(isinstance(m, str) for m in methods): return {m:{} for m in methods}
+    if isinstance(methods, dict) and all(isinstance(o, dict) or o is None for o in methods.values()):
+        return {m:ifnone(o, {}) for m,o in methods.items()}
+    raise TypeError("`methods` are names of explainers, or a dict of names and dicts of options; "
+                    f"they are {methods!r}.")
+
 def _plain(name): return re.sub(r'[^a-z0-9]', '', str(name).lower().replace('++', 'plusplus'))
 
 def _registered(method):
     "The registered name that the user means, such as `'gradcam_plus_plus'` for `'Grad-CAM++'`"
     if isinstance(method, str) and method in explainers: return method
-    found = [n for n in explainers if _plain(n)==_plain(method)]
+    found = [n for n in explainers if isinstance(method, str) and _plain(n)==_plain(method)]
     if len(found)==1: return found[0]
     raise ValueError(f"No explainer is called {method!r}; close names: {close_names(method, sorted(explainers))}. "
                      f"All: {', '.join(sorted(explainers))}.")

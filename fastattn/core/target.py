@@ -22,6 +22,7 @@ def class_index(
 )->int:
     "The output that a class stands for; raises `ValueError` if there is none"
     if isinstance(t, Tensor): t = t.item()
+    if isinstance(t, (bool,np.bool_)): raise ValueError(f"A class is given by its number or its name, not by {t}.")
     if isinstance(t, (int,np.integer)):
         if not -n <= t < n: raise ValueError(f"Target {t} is out of range: the model has {n} outputs, 0 to {n-1}.")
         return int(t) % n

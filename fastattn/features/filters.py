@@ -72,8 +72,8 @@ def _filter_images(w, channel=None):
 
 # %% ../../nbs/features/01_filters.ipynb #8fa64087
 def _check_channel(channel, name, n):
-    if channel is not None and not -n<=channel<n:
-        raise ValueError(f"Input channel {channel} is out of range: the filters of {name!r} have {n}, 0 to {n-1}.")
+    if channel is not None and (not is_whole(channel) or not -n<=channel<n):
+        raise ValueError(f"Input channel {channel!r} is out of range: the filters of {name!r} have {n}, 0 to {n-1}.")
 
 def plot_filters(
     learn, # A `Learner`, or any `nn.Module`
@@ -136,6 +136,7 @@ def plot_features(
     at_least(1, n=n)
     with undisturbed(learner): xb,pic,where = one_picture(img, learner, prep)
     xb = as_batch(xb, model)
+    if not torch.isfinite(xb).all(): raise ValueError("`img` must hold finite numbers; some are NaN or inf.")
     name,grid,f = _features(model, learner, xb, layer)
     order = f.abs().mean((1,2)).argsort(descending=True, stable=True)[:n]
     maps = [as_rgb(o, signed=bool(o.min()<-.1*o.max())) for o in f[order]]

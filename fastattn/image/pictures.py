@@ -60,7 +60,9 @@ def unreadable(
 # %% ../../nbs/image/04_pictures.ipynb #aec22e3d
 def _check_file(fn):
     "Raise an error that names the file where there is none, or nothing in it"
-    if not fn.exists(): raise FileNotFoundError(f"There is no file {str(fn)!r}.")
+    try: there = fn.exists()
+    except (OSError,ValueError): there = False # a name that no file can have: too long, or with a zero byte
+    if not there: raise FileNotFoundError(f"There is no file {str(fn)!r}.")
     if fn.is_dir():
         raise IsADirectoryError(f"{str(fn)!r} is a folder; give a picture, or `get_image_files({str(fn)!r})`.")
     if fn.stat().st_size==0: raise ValueError(f"{str(fn)!r} is empty (zero bytes).")
@@ -69,10 +71,13 @@ def open_picture(
     fn, # Path, PIL image, or array `(h,w,3)`
     cls=Photo # fastai's image class
 ): # A `cls`
-    "Open a picture; raises `ValueError`, `FileNotFoundError` or `IsADirectoryError` that name the file"
+    """Open a picture; raises `ValueError`, `FileNotFoundError` or `IsADirectoryError` that name the file
+
+    Anything but a path, an image or an array raises `TypeError`."""
     # a copy, since fastai turns the very object it is given into its own class
     if isinstance(fn, Image.Image) and not isinstance(fn, cls): fn = fn.copy()
     if isinstance(fn, (Image.Image,np.ndarray)): return cls.create(fn)
+    if not isinstance(fn, (str,Path)): raise TypeError(f"A picture is a path, a PIL image or an array; this is {fn!r}.")
     fn = Path(fn)
     _check_file(fn)
     try: return cls.create(fn)

@@ -7,6 +7,7 @@ __all__ = ['energy_inside', 'pointing_game', 'auc_inside']
 
 # %% ../../nbs/metrics/01_localisation.ipynb #9929e8a3
 from fastai.vision.all import *
+from ..checks import *
 from ..image.heatmap import *
 from ..core.target import *
 from ..core.memory import Bar
@@ -14,14 +15,26 @@ from ..core.pipeline import *
 import functools,inspect
 
 # %% ../../nbs/metrics/01_localisation.ipynb #b94cd608
+def _as_numbers(**kwargs):
+    "Maps or masks as a tensor of finite numbers"
+    (k,v), = kwargs.items()
+    many = isinstance(v, (list,tuple,L)) and any(isinstance(o, (Tensor,ndarray)) for o in v)
+    try: t = (torch.stack([torch.as_tensor(o) for o in v]) if many else torch.as_tensor(v)).as_subclass(Tensor)
+    except (TypeError,ValueError,RuntimeError):
+        raise TypeError(f"`{k}` must be numbers (n,h,w), all of one size; they are a {type(v).__name__}.") from None
+    if t.is_complex() or not torch.isfinite(t).all():
+        raise ValueError(f"`{k}` must be finite real numbers; some are NaN, inf or complex.")
+    return t
+
 def _maps_and_masks(maps, masks):
     "Maps `(n,H,W)` as floats and masks `(n,H,W)` as booleans, at the size of the masks"
-    maps,masks = (torch.as_tensor(o).as_subclass(Tensor) for o in (maps,masks))
+    maps,masks = _as_numbers(maps=maps),_as_numbers(masks=masks)
     maps,masks = (o[None] if o.ndim==2 else o for o in (maps,masks))
     for k,o in (('maps',maps),('masks',masks)):
         if o.ndim!=3:
             raise ValueError(f"`{k}` must be (n,h,w), a single number for each spatial position; "
                              f"their shape is {tuple(o.shape)}.")
+        if not o.numel(): raise ValueError(f"`{k}` are empty; their shape is {tuple(o.shape)}.")
     if len(maps)!=len(masks):
         raise ValueError(f"{len(maps)} maps were given for {len(masks)} masks; "
                          "each map needs the mask of its own image.")
@@ -34,6 +47,8 @@ def _pictures(learn, x):
     if x is None and not isinstance(learn, Learner):
         raise ValueError("A bare model knows no pictures: pass `x=`, a list of them "
                          "(or a fastai Learner, whose validation set is taken).")
+    if x is not None and not isinstance(x, (Tensor,str,Path,Image.Image,ndarray,list,tuple,L,pd.DataFrame,pd.Series)):
+        raise TypeError(f"`x` is a list of pictures, or None; it is {x!r}.")
     if isinstance(x, Tensor):
         raise ValueError("`x` is a list of pictures; of a batch, make the maps with `explain` and pass them "
                          "in place of the learner.")
@@ -42,20 +57,33 @@ def _pictures(learn, x):
     if isinstance(items, pd.DataFrame): items = [items.iloc[i] for i in range(len(items))]
     if not len(items): raise ValueError("There is no picture to make a map of.")
     def _picture(j):
-        is_file = isinstance(items[j], (str,Path)) and Path(items[j]).is_file()
-        return items[j] if ds is None or is_file else ds[j][0]
+        is_file = ds is None or isinstance(items[j], (str,Path)) and Path(items[j]).is_file()
+        return items[j] if is_file else ds[j][0]
     return items,_picture
+
+def _made(f, item):
+    "What the user's function returns for an item"
+    try: return f(item)
+    except (MemoryError,OSError): raise
+    except Exception as e: # it raises anything
+        raise ValueError(f"`masks` fails for {str(item)!r}: {type(e).__name__}: {str(e).rstrip('.')}.") from e
 
 def _mask_getter(masks, items):
     "Function from an item's number to its mask `(1,H,W)`"
     if masks is None:
         raise ValueError("Which pixels are the object's? Pass `masks`: a function from a picture's file to its mask, "
                          "or one mask for each picture.")
+    if not callable(masks) and (isinstance(masks, str) or not hasattr(masks, '__len__')):
+        raise TypeError("`masks` is a function from a picture's file to its mask, or a mask for each picture; "
+                        f"it is {masks!r}.")
     if not callable(masks) and len(masks)!=len(items):
         raise ValueError(f"{len(masks)} masks were given for {len(items)} pictures; each picture needs its own.")
     def _mask(j):
-        m = masks(items[j]) if callable(masks) else masks[j]
-        return torch.as_tensor(np.array(m) if not isinstance(m, Tensor) else m)[None]
+        m = _made(masks, items[j]) if callable(masks) else masks[j]
+        m = _as_numbers(masks=np.array(m) if isinstance(m, Image.Image) else m)
+        if m.ndim==2: return m[None]
+        raise ValueError("Each of the `masks` must be (h,w), a single number for each spatial position; "
+                         f"the shape of one is {tuple(m.shape)}.")
     return _mask
 
 def _or_learner(metric):
@@ -97,6 +125,7 @@ def pointing_game(
 )->Tensor: # `(n,)`, 1 where the peak lies on the object, else 0; of several equal peaks the share that does
     """Does the peak lie on the object (Zhang et al. 2018, Excitation Backprop, section 4.2)? An empty map scores 0.
     Raises `ValueError` where maps and masks do not fit"""
+    at_least(0, tolerance=tolerance)
     maps,masks = _maps_and_masks(maps, masks)
     if tolerance: # grown by a disc; a square would reach too far at the corners
         r = torch.arange(-tolerance, tolerance+1, device=masks.device)
