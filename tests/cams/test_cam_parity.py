@@ -136,8 +136,9 @@ def test_is_the_reference(nets, name, weights):
     model,x,last,early = copy.deepcopy(nets[weights])
     layer = early if name in slow else last
     if name=='ablationcam': layer = 'layer1' if weights=='random' else 'blocks.1.1.bn2' # behind a ReLU
-    if name in slow or name=='ablationcam': x = x[:1,:,-96:,-96:]   # a pass for each channel
-    if name=='fullgrad': model = apart(model)
+    if name in slow: x = x[:1,:,-96:,-96:]                          # a pass for each channel
+    if name=='ablationcam': x = x[:1,:,-64:,-64:]                   # likewise, and in double
+    if name=='fullgrad': model,x = apart(model),x[:,:,-64:,-96:]
     if name=='smooth_gradcam_plus_plus':
         x = x[:1]
         lin = [m for m in model.modules() if isinstance(m, nn.Linear)][0]

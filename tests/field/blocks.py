@@ -58,7 +58,8 @@ def learner_of(arch, kind, bs=8, **kwargs):
     if kind=='masks':
         if arch=='vision_learner': return unet_learner(dls, demo_arch, norm_type=NormType.Batch, **opts)
         return attention_unet_learner(dls, demo_arch, **opts) if arch=='attention_unet_learner' else None
-    if arch=='vision_learner': return vision_learner(dls, resnet18, **opts)
+    if arch=='vision_learner': # what depends on the labels does not on the body
+        return vision_learner(dls, resnet18 if kind=='category' else demo_arch, **opts)
     if arch=='attention_learner': return attention_learner(dls, demo_arch, **opts)
     if arch=='timm ViT':
         vit = timm.create_model('test_vit', img_size=64, num_classes=n)
