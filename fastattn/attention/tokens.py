@@ -7,6 +7,7 @@ __all__ = ['attends', 'encoder_decoder', 'tokens_grid', 'Attentions', 'attention
 
 # %% ../../nbs/attention/04_tokens.ipynb #b55c39ff
 from fastai.vision.all import *
+from ..checks import *
 from ..core.hooks import *
 from ..core.grids import *
 from ..core.positions import *
@@ -62,8 +63,7 @@ def tokens_grid(
 
 def _checked_grid(model, x, name, n, grid):
     "The user's `grid`, unless it contradicts what is known about the tokens"
-    if np.ndim(grid)!=1 or len(grid)!=2: raise ValueError(f"`grid` is (rows, columns), not {grid!r}.")
-    h,w = map(int, grid)
+    h,w = rows_and_columns(grid=grid)
     if not 0<=n-h*w<=16:
         raise ValueError(f"A grid of {h} x {w} has {h*w} cells, but {name!r} has {n} tokens; rows times columns must "
                          "be the number of patches, which leaves 0 to 16 other tokens, such as CLS.")
@@ -104,7 +104,7 @@ def _first_image(model, x):
 def _traced(model, x):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='The windows of') # nothing is drawn yet
-        with AttentionTrace(model) as t: model(x)
+        with AttentionTrace(model) as t, first_pass(x): model(x)
     return t
 
 def _inspect(model, x):

@@ -72,8 +72,9 @@ def kpcacam(p,
     kernel:str='sigmoid', # 'sigmoid', 'rbf', 'poly', or 'linear', which is Eigen-CAM
     gamma:float=None # Factor of the products before the kernel is applied; None is one over the number of channels
 ):
-    "KPCA-CAM (Karmani et al. 2024, eq. 3-6): Eigen-CAM with a kernel; any other name raises `ValueError`"
+    "KPCA-CAM (Karmani et al. 2024, eq. 3-6): Eigen-CAM with a kernel; raises `ValueError` for another one"
     one_of(kernels, kernel=kernel)
+    if gamma is not None: check_range(0, without=[0], gamma=gamma)
     def _one(a):
         x = a.flatten(2).transpose(1,2).double()
         x = x-x.mean(1, keepdim=True)

@@ -22,8 +22,11 @@ def _checked(finer):
 
 def _pick_layers(cs, finer=2, **kwargs):
     "Names of the ends of the `finer` stages before the last layer, and of the last layer"
-    finer = _checked(finer)
-    return [c.name for c in cs.stages()[:finer][::-1]]+[cs.auto().name]
+    stages = cs.stages()
+    if _checked(finer)>max(2, len(stages)): # the default may be more than there are
+        raise ValueError(f"`finer` is a number of stages, and this model has {len(stages)} before the last layer; "
+                         f"it is {finer}.")
+    return [c.name for c in stages[:finer][::-1]]+[cs.auto().name]
 
 def _has_stages(model, x):
     cs = candidates(model, x)

@@ -15,6 +15,7 @@ import matplotlib
 from fastai.vision.all import *
 from fastai.data.external import fastai_path
 from PIL import Image,ImageDraw,ImageFont
+from ..checks import *
 from ..image.files import *
 
 # %% ../../nbs/data/01_demo.ipynb #e3936172
@@ -133,6 +134,7 @@ def _write_set(path, n, size, seed, biased):
 # %% ../../nbs/data/01_demo.ipynb #23de555d
 def _check_sizes(n, size):
     least = 2*len(_objects)
+    at_least(1, n=n, size=size)
     if n<least:
         raise ValueError(f"n={n} is too few: {len(_objects)} classes need a training and a validation image each, "
                          f"so n must be at least {least}.")
@@ -147,6 +149,11 @@ def demo_path(
 )->Path: # Folder with `train`, `valid`, `masks` and `boxes.csv`
     "Photographs with a glyph of one of 8 classes on each, made on the first call; raises `ValueError` for small values"
     _check_sizes(n, size)
+    check_seed(seed=seed)
+    check_flag(biased=biased)
+    if base is not None and not isinstance(base, (str,Path)):
+        raise TypeError(f"`base` is a folder, or None; it is {base!r}.")
+    if base and Path(base).is_file(): raise NotADirectoryError(f"{str(base)!r} is a file; `base` is a folder.")
     base = Path(base) if base else fastai_path('data')
     path = base/f"fastattn_demo-v{_version}-{n}-{size}px-seed{seed}{'-biased' if biased else ''}"
     if path.exists(): return path
@@ -155,17 +162,28 @@ def demo_path(
     return path
 
 # %% ../../nbs/data/01_demo.ipynb #688c3373
+def _in_set(fn):
+    "The path of an image of a demo set"
+    if not isinstance(fn, (str,Path)): raise TypeError(f"An image of `demo_path` is given by its path, not by {fn!r}.")
+    fn = Path(fn)
+    if len(fn.parts)>3 and fn.is_file() and (fn.parents[2]/'boxes.csv').is_file(): return fn
+    raise FileNotFoundError(f"{str(fn)!r} is no image of `demo_path`, which keeps masks and boxes beside its images.")
+
 def demo_mask(
     fn:str|Path # An image of `demo_path`
 )->Tensor: # `(h,w)`, True on the object
-    "The exact mask of the object on an image: a measure for heatmaps, or a target for segmentation"
-    fn = Path(fn)
+    """The exact mask of the object on an image: a measure for heatmaps, or a target for segmentation
+
+    Raises `FileNotFoundError` where the image is none of a demo set, `TypeError` where it is no path."""
+    fn = _in_set(fn)
     return tensor(np.array(Image.open(fn.parents[2]/'masks'/fn.relative_to(fn.parents[2]))))>0
 
 def demo_masks(
     fns # Images of `demo_path`, for instance `dls.valid_ds.items`
 )->Tensor: # `(n,h,w)`, True on the objects
-    "The masks of several images"
+    "The masks of several images; raises `ValueError` where there are none, and what `demo_mask` raises"
+    if not isinstance(fns, (list,tuple,L)) or not len(fns):
+        raise ValueError(f"`fns` is a list of images of `demo_path`, at least one; it is {fns!r}.")
     return torch.stack([demo_mask(o) for o in fns])
 
 # %% ../../nbs/data/01_demo.ipynb #74d0ab13
@@ -182,8 +200,8 @@ def _table(path):
 def demo_boxes(
     fn:str|Path # An image of `demo_path`
 )->list: # Pairs of name and box `(x0,y0,x1,y1)` in pixels, the ends excluded; the object first, then the distractors
-    "Name and exact box of everything that lies on an image"
-    fn = Path(fn)
+    "Name and exact box of everything that lies on an image; raises what `demo_mask` raises"
+    fn = _in_set(fn)
     return _table(fn.parents[2])[fn.relative_to(fn.parents[2]).as_posix()]
 
 # %% ../../nbs/data/01_demo.ipynb #88a149fb
@@ -214,6 +232,9 @@ def demo_dls(
     **kwargs
 )->DataLoaders:
     "`DataLoaders` over `demo_path`, for classification unless `masks` or `boxes`; raises `ValueError` for both"
+    check_flag(masks=masks, boxes=boxes, augment=augment)
+    at_least(1, bs=bs)
+    at_least(0, num_workers=num_workers)
     blocks,get_y = _labels_as(masks, boxes)
     path = demo_path(n, size, seed, biased, base)
     tfms = aug_transforms(do_flip=False, max_rotate=0, max_zoom=1, max_warp=0) if augment else []
@@ -230,6 +251,8 @@ def demo_arch(
     """A CNN of 122,000 parameters for `demo_dls`
 
     Its body gives features `(bs,128,h/8,w/8)`; each spatial position sees the 28 by 28 pixels around it."""
+    check_flag(pretrained=pretrained)
+    at_least(1, n_out=n_out)
     if pretrained: raise ValueError("demo_arch has no pretrained weights: pass pretrained=False.")
     # kernels as even as their strides: with 3 wide ones every halving would shift the grid by half a pixel,
     # all in all 3.5 pixels up and left
@@ -254,6 +277,10 @@ def demo_vit(
 )->nn.Module: # From `(bs,3,size,size)` to `(bs,n_out)`
     "A ViT of 330,000 parameters for `demo_dls`, with 4 heads in each block"
     from timm.models.vision_transformer import VisionTransformer
+    at_least(0, n_out=n_out)
+    at_least(1, depth=depth)
+    at_least(8, size=size)
+    if size%8: raise ValueError(f"`size` is a multiple of 8 pixels; it is {size}.")
     # with stochastic depth and a LayerScale below one the blocks add to the tokens instead of replacing them
     kwargs = dict(global_pool='avg', class_token=False, drop_path_rate=.6, init_values=.2) | kwargs
     return VisionTransformer(img_size=size, patch_size=8, embed_dim=96, depth=depth, num_heads=4, mlp_ratio=2,

@@ -41,11 +41,20 @@ _titles = dict(tsne='t-SNE', opentsne='t-SNE', umap='UMAP', pca='principal compo
 # %% ../../nbs/features/03_projection.ipynb #69093f28
 def _check_projection(n, dim, method, perplexity):
     if n<4: raise ValueError(f"A projection needs at least 4 pictures; there {'is 1' if n==1 else f'are {n}'}.")
-    if dim not in (2,3): raise ValueError(f"`dim` is 2 or 3, not {dim}.")
-    if perplexity is not None and not 1<=perplexity<n:
+    if not is_whole(dim) or dim not in (2,3): raise ValueError(f"`dim` is 2 or 3, not {dim!r}.")
+    if perplexity is not None and (not is_number(perplexity) or not 1<=perplexity<n):
         raise ValueError(f"`perplexity` is a number of neighbours, between 1 and {n-1} for {n} pictures "
-                         f"(a third of them at most is sensible); it is {perplexity}.")
+                         f"(a third of them at most is sensible); it is {perplexity!r}.")
     one_of(_projections, method=method)
+
+def _as_rows(x):
+    "Embeddings as an array `(n,d)`"
+    wrong = "A projection is of `Embeddings`, or of finite numbers (n,d)"
+    try: x = to_np(x.x if isinstance(x, Embeddings) else torch.as_tensor(x)).astype(np.float32)
+    except (TypeError,ValueError,RuntimeError): raise TypeError(f"{wrong}; this is a {type(x).__name__}.") from None
+    if x.ndim!=2 or not x.shape[1]: raise ValueError(f"{wrong}; their shape is {x.shape}.")
+    if not np.isfinite(x).all(): raise ValueError(f"{wrong}; some are NaN or inf.")
+    return x
 
 def project(
     x, # `Embeddings`, or numbers `(n,d)`
@@ -54,10 +63,16 @@ def project(
     perplexity:float=None, # Neighbours that count; None is 30, or a third of the pictures where there are fewer than 91
     seed:int=42 # Seed of the projection
 )->ndarray: # `(n,dim)`
-    "Embeddings as points, by way of at most 50 principal components; raises `ValueError` for fewer than 4 pictures"
+    """Embeddings as points, by way of at most 50 principal components
+
+    Raises `ValueError` for fewer than 4 pictures, and where all embeddings are equal or some are not finite."""
     from sklearn.decomposition import PCA
-    x = to_np(x.x if isinstance(x, Embeddings) else torch.as_tensor(x)).astype(np.float32)
+    x = _as_rows(x)
     _check_projection(len(x), dim, method, perplexity)
+    check_seed(numpy=True, seed=seed)
+    if np.ptp(x, axis=0).max()==0:
+        raise ValueError("All embeddings are equal, so there is nothing to tell the pictures apart by; "
+                         "does the layer depend on the picture?")
     x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
     return _projections[method](x, dim, ifnone(perplexity, min(30, (len(x)-1)/3)), seed)
 
@@ -149,11 +164,14 @@ def _draw_thumbnails(ax, emb, xy, edges, size=.05, most=400):
         ax.add_patch(plt.Rectangle((left,low), w, h, fill=False, ec=edges[i], lw=1.5, zorder=4))
 
 # %% ../../nbs/features/03_projection.ipynb #f6766ce3
-def _check_plot(n, thumbnails, clusters, dim):
-    if thumbnails and dim==3:
+def _check_plot(n, thumbnails, clusters, dim, seed, figsize):
+    check_flag(thumbnails=thumbnails)
+    check_seed(numpy=True, seed=seed)
+    check_figsize(figsize)
+    if thumbnails and is_whole(dim) and dim==3:
         raise ValueError("Pictures can be shown on a plane only: leave out `thumbnails`, or `dim=3`.")
-    if not 0<=clusters<=n:
-        raise ValueError(f"`clusters` must lie between 0 and the number of pictures, {n}; it is {clusters}.")
+    if not is_whole(clusters) or not 0<=clusters<=n:
+        raise ValueError(f"`clusters` must lie between 0 and the number of pictures, {n}; it is {clusters!r}.")
 
 def plot_tsne(
     learn, # A `Learner`, or `Embeddings`
@@ -170,7 +188,7 @@ def plot_tsne(
 )->plt.Figure:
     "The embeddings of pictures as points; raises `ValueError` for arguments that do not fit the pictures"
     emb = learn if isinstance(learn, Embeddings) else embeddings(learn, dl, layer)
-    _check_plot(len(emb), thumbnails, clusters, dim)
+    _check_plot(len(emb), thumbnails, clusters, dim, seed, figsize)
     colour = _colour(emb, colour)
     xy = project(emb, dim, method, perplexity, seed)
     with plain_text():

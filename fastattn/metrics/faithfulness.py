@@ -32,6 +32,8 @@ def _validation_batches(learner, model):
 def _image_batches(learn, x, prep, bs=32):
     "How many images are meant, and batches of them for the model"
     model,learner = model_of(learn)
+    if isinstance(x, Tensor) and x.is_floating_point() and x.layout==torch.strided and not x.is_meta:
+        if not torch.isfinite(x).all(): raise ValueError("`x` must hold finite numbers; some are NaN or inf.")
     if x is None:
         if learner is not None: return _validation_batches(learner, model)
         raise ValueError("A bare model knows no pictures: pass `x`, a batch or pictures "
@@ -50,12 +52,16 @@ def _as_tensor(maps):
 
 def _as_maps(maps):
     "Maps as `(n,h,w)`, finite"
-    try: maps = _as_tensor(maps).as_subclass(Tensor).float()
+    try:
+        maps = _as_tensor(maps).as_subclass(Tensor)
+        if maps.is_complex(): raise TypeError
+        maps = maps.float()
     except (TypeError,ValueError,RuntimeError):
         raise ValueError(f"`maps` must be numbers (n,h,w); they are {type(maps).__name__}.") from None
     if maps.ndim==2: maps = maps[None]
     if maps.ndim!=3:
         raise ValueError(f"`maps` must be (n,h,w), one for each image; their shape is {tuple(maps.shape)}.")
+    if not maps.numel(): raise ValueError(f"`maps` are empty; their shape is {tuple(maps.shape)}.")
     if not torch.isfinite(maps).all(): raise ValueError("`maps` must be finite numbers; some are inf or nan.")
     return maps
 
@@ -131,6 +137,7 @@ def _curve(p, maps, rows, start, end, steps):
 def _mean_probability(ends, steps, curve, *args):
     "Mean of the curve between the images `ends(p)` by the trapezoidal rule, and the curve, too, where it is asked for"
     at_least(1, steps=steps)
+    check_flag(curve=curve)
     c = _measured(lambda p, maps, rows: _curve(p, maps, rows, *ends(p), steps), *args)
     area = torch.trapezoid(c, dx=1/(c.shape[1]-1), dim=1)
     return (area,c) if curve else area
@@ -152,13 +159,13 @@ def deletion(
 )->Tensor: # `(n,)`, 0..1, lower is better; with `curve` also `(n,steps+1)`
     """Deletion (Petsiuk et al. 2018, RISE, section 4.1): mean probability of the class while the image is covered,
     positions with the map's highest values first. Raises `ValueError` where maps and images do not fit"""
+    check_range(baseline=baseline)
     def _ends(p): return p.x,torch.full_like(p.x, baseline)
     return _mean_probability(_ends, steps, curve, learn, x, maps, method, target, prep, max_bytes, kwargs)
 
 # %% ../../nbs/metrics/02_faithfulness.ipynb #5f1da8f7
 def _blurred(x, sd):
     "Images blurred by a Gaussian, whose kernel reaches as far as its standard deviation"
-    if not sd>0: raise ValueError(f"`blur` must be above zero (it is a share of the image's longer side); it is {sd}.")
     k = torch.arange(-math.ceil(sd), math.ceil(sd)+1, device=x.device).float()
     k = torch.exp(-k**2/(2*sd**2))
     k = (k/k.sum()).to(x.dtype)
@@ -181,6 +188,7 @@ def insertion(learn, x=None, maps=None, method:str='auto', # A name in `explaine
 )->Tensor: # `(n,)`, 0..1, higher is better; with `curve` also `(n,steps+1)`
     """Insertion (Petsiuk et al. 2018, RISE, section 4.1): mean probability of the class while a blurred image is
     uncovered, positions with the map's highest values first. Raises `ValueError` where maps and images do not fit"""
+    check_range(0, without=[0], blur=blur) # a share of the longer side
     def _ends(p): return _blurred(p.x, blur*max(p.x.shape[-2:])),p.x
     return _mean_probability(_ends, steps, curve, learn, x, maps, method, target, prep, max_bytes, kwargs)
 
@@ -195,6 +203,7 @@ def average_drop(learn, x=None, maps=None, method:str='auto', # A name in `expla
 )->Tensor: # `(n,)`, 0..1, lower is better; nan where the score is not above zero, as that of a regression may be
     """Average drop (Chattopadhay et al. 2018, Grad-CAM++, section 4.1): share of the class's probability that is lost
     when the image is masked by its map, 0..1. The paper's number is its mean, times 100"""
+    check_range(baseline=baseline)
     def _drop(p, maps, rows):
         m = maps.relu()[:,None]
         masked = p.x*m.to(p.x) + baseline*(1-m).to(p.x)

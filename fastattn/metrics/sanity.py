@@ -12,6 +12,7 @@ from ..core.hooks import *
 from ..core.target import *
 from ..core.memory import *
 from ..core.inputs import *
+from ..core.registry import *
 from ..core.pipeline import *
 from contextlib import ExitStack
 import warnings
@@ -70,7 +71,7 @@ def _restored(model):
 def _checked_methods(methods, model, xb):
     "Methods as `{name: options}`; None is all that suit the model and depend on the class"
     if methods is None: methods = suitable(model, by_class=True, x=xb)
-    methods = methods if isinstance(methods, dict) else {m:{} for m in L(methods)}
+    methods = named_options(methods)
     if not methods: raise ValueError("No method was given; None takes all that suit the model.")
     for m in methods: pick_method(m, model)
     return methods
@@ -122,6 +123,9 @@ def sanity_check(
     xb = batch_of(learn, x, prep)
     methods = _checked_methods(methods, model, xb)
     at_least(2, stages=stages)
+    check_range(-1, 1, limit=limit, still=still)
+    check_seed(seed=seed)
+    candidates(model, xb) # says so where the model does not take such images
     names = top_down(model, xb[:1])
     ends = _stage_ends(model, names, stages)
     if target is None: target = _predicted(model, learner, xb) # the same classes for all stages

@@ -13,10 +13,22 @@ from fastai.vision.learner import model_meta
 import timm,inspect
 
 # %% ../../nbs/models/02_encoders.ipynb #509d1461
+def _check_builder(f):
+    "Raise `TypeError` where a function needs an argument by position, and so builds no network"
+    try: ps = inspect.signature(f).parameters.values()
+    except ValueError: return # unknown to Python
+    if any(p.default is p.empty and p.kind==p.POSITIONAL_ONLY for p in ps):
+        raise TypeError(f"{getattr(f, '__name__', f)} builds no network: it needs an argument.")
+
 def check_arch(
     arch # A timm name; anything but a string passes
 ):
-    "Raise `ValueError`, with the names that are close, where `arch` is a name that timm does not know"
+    """Raise `ValueError`, with the names that are close, where `arch` is a name that timm does not know
+
+    What is neither a name nor a function raises `TypeError`."""
+    if not isinstance(arch, (str,nn.Module)) and not callable(arch):
+        raise TypeError(f"`arch` is a timm name, or a function that builds a network; it is {arch!r}.")
+    if not isinstance(arch, (str,nn.Module)): _check_builder(arch)
     if not isinstance(arch, str) or ':' in arch: return # such as `hf_hub:...`
     if not timm.is_model(arch.split('.')[0]):
         raise ValueError(f"timm has no model {arch!r}; close names: {close_names(arch, timm.list_models())}.")
@@ -26,10 +38,12 @@ def image_size(
     img_size # Height and width, or one number for both
 )->tuple: # `(height, width)`, whole numbers
     "Height and width of images; raises `ValueError` where `img_size` is neither a pair nor a number, or below 1"
-    if isinstance(img_size, int): img_size = (img_size,img_size)
+    if is_whole(img_size): img_size = (img_size,img_size)
     what = "`img_size` must be (height, width), "
-    try: h,w = (int(o) for o in img_size)
-    except (TypeError,ValueError): raise ValueError(f"{what}such as (224, 224); it is {img_size!r}.") from None
+    pair = list(img_size) if isinstance(img_size, (tuple,list,L,np.ndarray,Tensor)) else []
+    pair = [o.item() if isinstance(o, Tensor) else o for o in pair]
+    if len(pair)!=2 or not all(map(is_whole, pair)): raise ValueError(f"{what}such as (224, 224); it is {img_size!r}.")
+    h,w = map(int, pair)
     if h<1 or w<1: raise ValueError(f"{what}both at least 1; it is {(h,w)}.")
     return h,w
 
@@ -138,6 +152,7 @@ def timm_encoder(
 # %% ../../nbs/models/02_encoders.ipynb #f238658e
 def _build(arch, pretrained=False, weights=None):
     "Call a function that builds a network with the arguments that it takes"
+    _check_builder(arch)
     takes = inspect.signature(arch).parameters
     if 'weights' in takes: return arch(weights=ifnone(weights, 'DEFAULT' if pretrained else None))
     if 'pretrained' in takes or any(p.kind==p.VAR_KEYWORD for p in takes.values()): return arch(pretrained=pretrained)
@@ -226,5 +241,7 @@ def as_encoder(
 def _from_function(arch, img_size, pretrained, weights, cut):
     "What `arch` builds as an `Encoder`"
     model,cut = _build(arch, pretrained, weights),ifnone(cut, model_meta.get(arch, {}).get('cut'))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{getattr(arch, '__name__', arch)} builds no network; it returns a {type(model).__name__}.")
     is_timm = cut is None and hasattr(model, 'forward_intermediates')
     return _from_module(model if is_timm else _body(model, cut), img_size)

@@ -67,7 +67,7 @@ class _SizedMask(Mask):
         if size is None: raise ValueError(
             f"The form {self.form!r} has weights for each spatial position: pass `size=(h,w)`, the height and width "
             "of the features (`attention_learner` finds them by itself).")
-        self.shape = (nf,*((size,size) if isinstance(size, int) else map(int, size)))
+        self.shape = (nf,*height_and_width(size=size))
 
     def scores(self, x):
         if tuple(x.shape[1:])!=self.shape: raise ValueError(
@@ -123,6 +123,7 @@ class SoftAttention(nn.Module):
         size:tuple=None # Height and width of the features: must be given for `'element'` and `'dense'`
     ):
         super().__init__()
+        at_least(1, nf=nf)
         one_of(mask_forms, form=form)
         self.mask = mask_forms[form](nf, activation, size)
 
@@ -147,6 +148,13 @@ class ToMap(nn.Module):
     def extra_repr(self): return str(self.grid)
 
 # %% ../../nbs/models/01_soft_attention.ipynb #980bcb8d
+def _check_head(lin_ftrs, ps, concat_pool, first_bn):
+    sizes = list(lin_ftrs) if isinstance(lin_ftrs, (list,tuple,L)) else [None]
+    if not all(is_whole(o) and o>0 for o in sizes):
+        raise ValueError(f"`lin_ftrs` is a list of sizes of hidden layers, whole numbers above 0; it is {lin_ftrs!r}.")
+    for p in ps if isinstance(ps, (list,tuple,L)) and len(ps) else [ps]: check_range(0, 1, ps=p)
+    check_flag(concat_pool=concat_pool, first_bn=first_bn)
+
 @delegates(create_head)
 def attention_head(
     nf:int, # Channels of the body's features
@@ -160,7 +168,9 @@ def attention_head(
     first_bn:bool=False, # Batch norm after pooling?
     **kwargs
 )->nn.Sequential: # Features `(bs,nf,h,w)` -> `(bs,n_out)`
-    "Soft attention, pooling and a linear layer"
+    "Soft attention, pooling and a linear layer; raises `ValueError` for options out of range"
+    at_least(1, nf=nf, n_out=n_out)
+    _check_head(lin_ftrs, ps, concat_pool, first_bn)
     attention = nn.Identity() if form=='none' else SoftAttention(nf, form, activation, size)
     head = create_head(nf, n_out, lin_ftrs=list(lin_ftrs), ps=ps, concat_pool=concat_pool, first_bn=first_bn, **kwargs)
     return nn.Sequential(attention, *head)
