@@ -93,7 +93,7 @@ def fastattn_train(
     resume:bool=False, # Resume a training run that was interrupted
     overwrite:bool=False, # Train again and replace an older model
     skip_bad:bool=False, # Leave out files that cannot be read
-    export:bool=False, # Also write fastai's pickle, model.pkl, for load_learner
+    export:bool=False, # Also write fastai's pickle, model.pkl, for load_learner, which executes what is in it
 ):
     "Train a classifier with soft attention on a folder of pictures"
     cfg = TrainConfig(arch, pretrained, form, activation, img_size, epoch, batch_size, lr, augment, num_ops, magnitude,

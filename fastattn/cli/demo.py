@@ -16,6 +16,7 @@ from ..models.learners import *
 from ..metrics.localisation import *
 from ..callback.recorder import *
 from ..interpret.interpretation import *
+from .checkpoint import *
 import time
 
 # %% ../../nbs/cli/05_demo.ipynb #88fd009a
@@ -76,6 +77,7 @@ def run_demo(
     "Make the set, train, write four figures and `summary.json`; raises where `out` holds other files than its own"
     if epochs<1: raise ValueError(f"--epochs must be at least 1, not {epochs}.")
     out,start = claim_folder(out, 'fastattn_demo'),time.time()
+    check_room(out, 10_000_000, 'the figures')
     print(f'Making or finding {n} photographs with stickers ...')
     dls = demo_dls(n=n, size=size, bs=BS, seed=seed)
     set_seed(seed)

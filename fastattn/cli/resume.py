@@ -7,8 +7,11 @@ __all__ = ['pack', 'unpack', 'write_state', 'read_state', 'Phase', 'usual_phases
 
 # %% ../../nbs/cli/02_resume.ipynb #f862f4a9
 from fastai.vision.all import *
+from ..checks import *
 from ..image.files import *
+from ..image.pictures import *
 from ..core.hooks import *
+from ..data.folders import *
 import dataclasses
 
 # %% ../../nbs/cli/02_resume.ipynb #bad7652a
@@ -33,18 +36,25 @@ def pack(
     if o is None or isinstance(o, (bool,int,float,str)): return o
     raise TypeError(f"A {type(o).__name__} cannot be saved as tensors and JSON.")
 
+def _dtype(name):
+    "An array's type by its name; a name such as `'S300000000'` could ask for gigabytes"
+    ints = [f'{k}{n}' for k in ('int','uint') for n in (8,16,32,64)]
+    if name in ('bool','float16','float32','float64',*ints): return name
+    raise ValueError(f'{str(name)[:40]!r} is no type of numbers')
+
 def unpack(
     o, # From `pack`
     tensors:dict # The tensors by number
 ): # The nested state
-    "Put the tensors back into a state that `pack` has split"
+    "Put the tensors back into a state that `pack` has split; raises `ValueError` for what it cannot have made"
     if isinstance(o, list): return [unpack(i, tensors) for i in o]
     if not isinstance(o, dict): return o
     (k,v),*rest = o.items()
     if k=='tensor': return tensors[v]
-    if k=='array': return unpack(v, tensors).numpy().astype(o['dtype'])
+    if k=='array': return unpack(v, tensors).numpy().astype(_dtype(o['dtype']))
     if k=='ints': return tuple(unpack(v, tensors).tolist())
     if k=='tuple': return tuple(unpack(i, tensors) for i in v)
+    if k!='dict': raise ValueError(f'{k[:40]!r} is no kind of entry')
     return {a:unpack(b, tensors) for a,b in v}
 
 # %% ../../nbs/cli/02_resume.ipynb #dc0f8102
@@ -58,17 +68,22 @@ def write_state(
     packed = json.dumps(pack(state, ts))
     with whole_file(fn) as f: save_file(ts, f, {'state':packed})
 
+def _no_state(fn, e):
+    return ValueError(f"{str(fn)!r} is not the state of this training run ({unreadable(e)}); start again without "
+                      "--resume, with --overwrite.")
+
 def read_state(
-    fn # File of `write_state`
+    fn, # File of `write_state`
+    most:int=2**40 # Largest size in bytes
 ): # The nested state
-    "Read a nested state; no code in the file is run, and one that is damaged raises `ValueError`"
+    "Read a nested state; no code in the file is run, and one that is damaged or too large raises `ValueError`"
     from safetensors import safe_open,SafetensorError
+    if regular_file(fn).stat().st_size>most: raise _no_state(fn, ValueError(f'it has more than {most:,} bytes'))
     try:
-        with safe_open(fn, 'pt') as f:
-            return unpack(json.loads(f.metadata()['state']), {k:f.get_tensor(k) for k in f.keys()})
-    except (SafetensorError,KeyError,TypeError,ValueError) as e:
-        raise ValueError(f"{str(fn)!r} is not the state of a training run ({e}); "
-                         "start again without --resume.") from None
+        packed = parse_json(read_header(fn)[1]['state'], finite=False) # the loss of a run may be nan
+        with safe_open(fn, 'pt') as f: return unpack(packed, {k:f.get_tensor(k) for k in f.keys()})
+    except (SafetensorError,KeyError,TypeError,ValueError,RuntimeError,AttributeError) as e:
+        raise _no_state(fn, e) from None
 
 # %% ../../nbs/cli/02_resume.ipynb #37802261
 @dataclasses.dataclass
@@ -138,18 +153,82 @@ class Resumable(Callback):
                     model=self.model.state_dict(), opt=self.opt.state_dict(), smooth=[sl.count,sl.val],
                     scaler=scaler.state_dict() if scaler else None, rng=[s for _,s in rng_state(self.learn)])
 
+# %% ../../nbs/cli/02_resume.ipynb #c31117cd
+_parts = ('about','phase','epoch','rows','model','opt','smooth','scaler','rng')
+
+def _need(ok, why):
+    if not ok: raise ValueError(why)
+
+def _like(t, like): return isinstance(t, Tensor) and (t.shape,t.dtype)==(like.shape,like.dtype)
+
+def _check_progress(state, phases):
+    "Are the phase, the epoch and the rows those of a run of these phases?"
+    i,n,rows = state['phase'],state['epoch'],state['rows']
+    _need(is_whole(i) and 0<=i<len(phases), 'there is no such phase')
+    _need(is_whole(n) and 1<=n<=phases[i].epochs, 'there is no such epoch')
+    done = n+sum(p.epochs for p in phases[:i])
+    _need(isinstance(rows, list) and len(rows)==done, 'the rows are not those of its epochs')
+    def _is_row(r): # epoch, losses, metrics
+        return (isinstance(r, list) and len(r)>2 and is_whole(r[0]) and all(isinstance(o, (int,float)) for o in r[1:3])
+                and all(o is None or isinstance(o, (int,float,str)) for o in r[3:]))
+    _need(all(map(_is_row, rows)), 'a row is none')
+
+def _check_weights(learn, state):
+    "Are the weights and the optimizer's state those of this network?"
+    want,got,opt,mine = learn.model.state_dict(),state['model'],state['opt'],learn.opt
+    _need(isinstance(got, dict) and set(got)==set(want), 'its network has other layers')
+    _need(all(_like(got[k], v) for k,v in want.items()), "its network's layers have other sizes")
+    _need(all(torch.isfinite(v).all() for v in got.values()), 'its weights are not finite, and the run has failed')
+    _need(isinstance(opt, dict) and {'hypers','state'}<=set(opt), 'it holds no optimizer')
+    hypers,params = opt['hypers'],[p for p,*_ in mine.all_params()]
+    _need(isinstance(hypers, (list,L)) and len(hypers)==len(mine.hypers), 'its optimizer has other groups')
+    _need(all(isinstance(h, dict) and set(h)==set(m) and all(map(is_number, h.values()))
+              for h,m in zip(hypers, mine.hypers)), 'its optimizer has other settings')
+    _need(isinstance(opt['state'], (list,L)) and len(opt['state'])==len(params), 'its optimizer has other parameters')
+    def _fits(v, p):
+        if isinstance(v, Tensor): return v.shape in (p.shape,torch.Size())
+        return v is None or isinstance(v, (bool,int,float))
+    _need(all(isinstance(s, dict) and all(_fits(v, p) for v in s.values()) for s,p in zip(opt['state'], params)),
+          'its optimizer has parameters of other sizes')
+
+def _check_rng(learn, states):
+    "Can the random generators be restored? They are left as they were"
+    mine = rng_state(learn)
+    _need(isinstance(states, list) and len(states)==len(mine), 'it has other random generators')
+    kind,keys,pos,*_ = states[1]
+    _need(kind=='MT19937' and isinstance(keys, np.ndarray) and keys.shape==(624,) and is_whole(pos) and 0<=pos<=624,
+          "the state of numpy's generator is none") # numpy itself does not look
+    with undisturbed(learn): _restore_rng(learn, states)
+
+def _check_state(learn, state, phases):
+    "Raise `ValueError` where a training run cannot go on from a state"
+    if learn.opt is None: learn.create_opt()
+    _need(isinstance(state, dict) and set(_parts)<=set(state), 'parts of it are missing')
+    _check_progress(state, phases)
+    _check_weights(learn, state)
+    smooth,scaler = state['smooth'],state['scaler']
+    _need(isinstance(smooth, list) and len(smooth)==2 and is_whole(smooth[0]) and smooth[0]>=0
+          and isinstance(smooth[1], Tensor) and smooth[1].shape==(), 'it holds no mean of the loss')
+    _need(scaler is None or isinstance(scaler, dict) and hasattr(learn, 'mixed_precision'), 'its precision is another')
+    _check_rng(learn, state['rng'])
+
 # %% ../../nbs/cli/02_resume.ipynb #a9a88d23
-def _read_matching(fn, about):
+def _read_matching(learn, fn, about, phases):
     "The state in `fn`; raises where there is none, or where it belongs to another run than `about` says"
-    if not fn.exists():
+    if not os.path.lexists(fn):
         raise FileNotFoundError(f"There is no interrupted training run to resume ({str(fn)!r} is not there); "
                                 "start without --resume.")
-    state = read_state(fn)
+    state = read_state(fn, most=10*sum(v.nbytes for v in learn.model.state_dict().values())+2**27)
+    if not isinstance(state, dict) or not isinstance(state.get('about'), dict):
+        raise _no_state(fn, ValueError('it says nothing about the run'))
     for k,v in about.items():
         old = state['about'].get(k)
         if old!=v:
             raise ValueError(f"The training run in {str(fn.parent)!r} was started with {k}={_short(old)}, "
                              f"and now it is {_short(v)}; give the same, or start again without --resume.")
+    try: _check_state(learn, state, phases)
+    except (ValueError,TypeError,RuntimeError,IndexError,KeyError,AttributeError,OverflowError) as e:
+        raise _no_state(fn, e) from None
     return state
 
 def _short(v):
@@ -165,7 +244,7 @@ def fit_resumable(
 )->list: # For each epoch: its number, losses, metrics and time
     "`fit_one_cycle` for each phase, with the state saved after every epoch"
     about,fn = ifnone(about, {}),Path(fn)
-    state = _read_matching(fn, about) if resume else None
+    state = _read_matching(learn, fn, about, phases) if resume else None
     rows = state['rows'] if state else []
     for i,p in enumerate(phases):
         learn.freeze() if p.frozen else learn.unfreeze()

@@ -9,9 +9,11 @@ __all__ = ['state_file', 'TrainConfig', 'pick_device', 'folder_learner', 'plot_t
 # %% ../../nbs/cli/03_train.ipynb #b6ef179d
 from fastai.vision.all import *
 from fastai.callback.mixup import CutMix
+from ..checks import *
 from ..image.files import *
 from ..image.plotting import *
 from ..image.pictures import *
+from ..core.hooks import *
 from ..data.augment import *
 from ..data.folders import *
 from ..models.soft_attention import *
@@ -45,13 +47,15 @@ class TrainConfig:
     def __post_init__(self):
         if self.lr is None: self.lr = 2e-3 if self.pretrained else 5e-3
         forms = ('none',*mask_forms)
+        def _whole(v, lo, hi=math.inf): return is_whole(v) and lo<=v<=hi
         for flag,ok,rule in (
-            ('img_size',   self.img_size>=1,                          'at least 1'),
-            ('epoch',      self.epoch>=1,                             'at least 1'),
-            ('batch_size', self.batch_size>=2,                        'at least 2 (batch norm needs several images)'),
-            ('seed',       0<=self.seed<2**32,                        f'between 0 and {2**32-1}'),
-            ('lr',         0<self.lr<float('inf'),                    'above zero'),
-            ('valid_pct',  0<self.valid_pct<1,                        'between 0 and 1'),
+            ('img_size',   _whole(self.img_size, 1),                  'at least 1'),
+            ('img_size',   _whole(self.img_size, 1, largest_side),    f'at most {largest_side}'),
+            ('epoch',      _whole(self.epoch, 1),                     'at least 1'),
+            ('batch_size', _whole(self.batch_size, 2),                'at least 2 (batch norm needs several images)'),
+            ('seed',       _whole(self.seed, 0, 2**32-1),             f'between 0 and {2**32-1}'),
+            ('lr',         is_number(self.lr) and 0<self.lr<math.inf, 'above zero'),
+            ('valid_pct',  is_number(self.valid_pct) and 0<self.valid_pct<1, 'between 0 and 1'),
             ('form',       self.form in forms,                        'one of '+', '.join(forms)),
             ('activation', self.activation in ('sigmoid','softmax'),  'sigmoid or softmax'),
             ('augment',    self.augment in augments,                  'one of '+', '.join(augments)),
@@ -261,9 +265,22 @@ def _finish(learn, cfg, out, rows, secs, export):
     return meta
 
 # %% ../../nbs/cli/03_train.ipynb #8550395b
+def _check_end(learn, cfg, out, export):
+    "Raise now what saving the model would raise after the training run; of random numbers none is used up"
+    trained,old = sum(p.numel()*p.element_size() for p in learn.model.parameters()),out/state_file
+    weights = weights_bytes(learn.model)
+    state,figures = weights+2*trained,10_000_000 # Adam keeps two numbers for each parameter
+    more = max(state+figures, 2*state-weights)-(old.stat().st_size if old.is_file() else 0)
+    with undisturbed(learn):
+        check_savable(learn, out, max(more, 0), export, made_by='fastattn_train', training=dataclasses.asdict(cfg))
+
+# %% ../../nbs/cli/03_train.ipynb #2528161e
 def _completed(out, cfg):
     "The metadata of a completed run; raises `ValueError` where its settings were others"
     meta,mine = read_metadata(out),dataclasses.asdict(cfg)
+    if not isinstance(meta.get('training'), dict):
+        raise ValueError(f"{str(out/metadata_file)!r} does not say how the model was trained; "
+                         "train again with --overwrite.")
     for k,v in meta['training'].items():
         if mine.get(k)!=v:
             raise ValueError(f"The training run in {str(out)!r} is complete, with {k}={v!r}, and now it is "
@@ -281,13 +298,16 @@ def run_train(
     resume:bool=False, # Resume a training run that was interrupted?
     overwrite:bool=False, # Replace an older model?
     skip_bad:bool=False, # Leave out files that cannot be read?
-    export:bool=False, # Also write fastai's pickle, `model.pkl`, for `load_learner`?
+    export:bool=False, # Also write fastai's pickle, `model.pkl`, for `load_learner`, which executes what is in it?
     num_workers:int=None # Worker processes
 )->dict: # The metadata in `run.json`
-    "Train on a folder, and save the model, its metadata and four figures"
+    """Train on a folder, and save the model, its metadata and four figures
+
+    Raises `ValueError` or `OSError`, before a batch is trained, for all that could not be saved at the end."""
     cfg,out,start,dev = ifnone(cfg, TrainConfig()),Path(model_save_path),time.time(),pick_device(device)
     if claim_model_folder(out, resume, overwrite): return _completed(out, cfg)
     learn = folder_learner(data_folder, cfg, num_classes, dev, skip_bad, num_workers, [out])
+    _check_end(learn, cfg, out, export)
     lf = learn.dls.folder
     attention = 'no attention' if cfg.form=='none' else f'{cfg.form} attention ({cfg.activation})'
     print(f"{len(lf.train)} training and {len(lf.valid)} validation pictures of {len(lf.classes)} classes "

@@ -7,6 +7,7 @@ __all__ = ['sheet_file', 'strip_notes', 'save_strip', 'contact_sheet', 'find_che
 
 # %% ../../nbs/cli/04_visualize.ipynb #6ccf5d83
 from fastai.vision.all import *
+from ..checks import *
 from ..image.files import *
 from ..image.plotting import *
 from ..image.pictures import *
@@ -23,13 +24,28 @@ import errno,hashlib,time
 # %% ../../nbs/cli/04_visualize.ipynb #16e077c5
 _key = 'fastattn'
 
+_texts = ('label','file','model','method')
+
+def _is_box(b, size):
+    "Are these the corners of a part of a picture?"
+    return (isinstance(b, list) and len(b)==4 and all(map(is_whole, b))
+            and 0<=b[0]<b[2]<=size[0] and 0<=b[1]<b[3]<=size[1])
+
+def _are_notes(notes, size):
+    "Is this what `fastattn_visualize` notes on a strip, or on a contact sheet?"
+    if not isinstance(notes, dict): return False
+    if 'sheet' in notes: return is_whole(notes['sheet']) and isinstance(notes.get('of'), str)
+    return (_is_box(notes.get('overlay'), size)
+            and all(isinstance(notes.get(k, ''), str) and len(notes.get(k, ''))<5000 for k in _texts))
+
 def strip_notes(
     fn # A PNG
 )->dict: # Model, method, file, label, ...; None if `fastattn_visualize` did not make it
     "What a strip says about itself"
     try:
-        with Image.open(fn) as im: return json.loads(im.info[_key])
+        with Image.open(regular_file(fn)) as im: notes = parse_json(im.info[_key], most=2**16)
     except Exception: return None # no picture, or another program's
+    return notes if _are_notes(notes, im.size) else None
 
 def _png_info(notes):
     info = PngInfo()
@@ -71,22 +87,29 @@ def _text_layer(size, title, texts, dpi=100):
         canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba()))
 
+def _tile(f, notes):
+    "The heatmap in a strip; a grey square where the strip is damaged"
+    try:
+        with Image.open(f) as im: return im.crop(notes['overlay']).convert('RGB')
+    except (OSError,ValueError,SyntaxError): return Image.new('RGB', (64,64), 'lightgray')
+
 def contact_sheet(
-    strips, # PNGs of `save_strip`
+    strips, # PNGs of `save_strip`; others are left out
     title:str='', # Above all
     most:int=400, # Largest number of pictures on the sheet; of more, evenly spread ones are taken
     side:int=150 # Longer side of a picture on it, in pixels
 )->Image.Image: # RGB
     "The heatmaps of strips side by side, with predictions and file names"
-    strips,n = list(strips),len(strips)
+    strips = [f for f in strips if 'overlay' in (strip_notes(f) or {})]
+    n = len(strips)
     if n>most: strips,title = [strips[i] for i in np.linspace(0, n-1, most).astype(int)],f'{title}  ({most} of {n})'
     k = len(strips)
     cols = max(1, min(k, math.ceil(math.sqrt(k*1.3))))
     w,h = side+10,side+34 # of a cell
     sheet,texts = Image.new('RGB', (max(cols*w+10, 420),math.ceil(k/cols)*h+40), 'white'),[]
     for i,f in enumerate(progress_bar(strips, leave=False) if k>100 else strips):
-        notes = strip_notes(f) or {}
-        with Image.open(f) as im: tile = im.crop(notes['overlay']).convert('RGB')
+        notes = strip_notes(f)
+        tile = _tile(f, notes)
         tile.thumbnail((side,side))
         x,y = 10+(i%cols)*w,36+(i//cols)*h
         sheet.paste(tile, (x+(side-tile.size[0])//2, y+(side-tile.size[1])//2))
@@ -104,7 +127,9 @@ def find_checkpoint(
 )->Path:
     "The folder of the model; raises `FileNotFoundError` where none was trained from the working directory"
     if checkpoint is not None: return Path(checkpoint)
-    try: return Path(json.loads(Path(last_model).read_text(encoding='utf-8'))['model'])
+    try:
+        where = Path(json_in(last_model, '', most=2**16)['model'])
+        if os.path.lexists(where): return where # False for what cannot be a name
     except (OSError,ValueError,KeyError,TypeError): pass
     if (Path('output/model')/metadata_file).exists(): return Path('output/model')
     raise FileNotFoundError("No model was trained from this folder yet; run `fastattn_train` first, "
@@ -119,9 +144,15 @@ def _photographs(root, out):
     if not files: raise ValueError(f"There are no pictures in {str(root)!r}.")
     return files
 
+_longest = 255 # bytes of a file's name
+
 def _strip_of(f, root, out):
-    "The strip of a picture, with its whole name: a.jpg and a.png are two pictures"
-    return out/f.relative_to(root).parent/f'{f.name}.png'
+    "The strip of a picture, with its whole name: a.jpg and a.png are two; a name too long for `.png` is cut and hashed"
+    name = os.fsencode(f.name)
+    if len(name)+4>_longest:
+        cut = name[:_longest-22].decode('utf-8', 'ignore').encode()
+        name = cut+b'~'+hashlib.sha256(name).hexdigest()[:16].encode()
+    return out/f.relative_to(root).parent/os.fsdecode(name+b'.png')
 
 # %% ../../nbs/cli/04_visualize.ipynb #8bae6b33
 def _own_notes(fn):
@@ -138,8 +169,19 @@ def _check_settings(old, made, out):
             raise FileExistsError(f"{str(out)!r} holds pictures made with another {k} ({old[k]}, now {v}); "
                                   "choose another folder with --out, or draw them again with --overwrite.")
 
+def _own_settings(f, root):
+    "What the strip of one picture is made from, besides the settings"
+    return dict(file=printable(f.relative_to(root).as_posix()), mtime=f.stat().st_mtime_ns)
+
+def _is_whole(fn):
+    "Is a PNG complete and undamaged? Its checksums are compared, and nothing is decoded"
+    try:
+        with Image.open(fn) as im: im.verify()
+        return True
+    except Exception: return False
+
 def _outdated(files, root, out, made, overwrite):
-    "Those files whose strip is missing, or older than they are, or, with `overwrite`, made with other settings"
+    "Those files whose strip is missing, damaged, older than they are, or, with `overwrite`, made with other settings"
     if (out/sheet_file).exists(): _own_notes(out/sheet_file)
     todo = []
     for f in files:
@@ -148,9 +190,9 @@ def _outdated(files, root, out, made, overwrite):
             todo.append(f)
             continue
         notes = _own_notes(s)
-        old = {k:notes.get(k) for k in made}
+        old,own = {k:notes.get(k) for k in made},_own_settings(f, root)
         if not overwrite: _check_settings(old, made, out)
-        if old!=made or notes.get('mtime')!=f.stat().st_mtime_ns: todo.append(f)
+        if old!=made or any(notes.get(k)!=v for k,v in own.items()) or not _is_whole(s): todo.append(f)
     return todo
 
 # %% ../../nbs/cli/04_visualize.ipynb #892d4ba6
@@ -160,6 +202,10 @@ def _why_unreadable(f, reader):
 
 def _tell_readable(learn, files, bad, **kwargs):
     "Pairs of file and story; files that cannot be read are added to `bad`, with the reason"
+    for f in files: # a pipe would be waited for without end
+        try: regular_file(f)
+        except OSError as e: bad[f] = str(e)
+    if not (files := [f for f in files if f not in bad]): return []
     try: return list(zip(files, tell(learn, files, **kwargs)))
     except (ValueError,OSError):
         broken = {f:why for f in files if (why := _why_unreadable(f, reading(learn)))}
@@ -177,7 +223,7 @@ def _save_strips(learn, todo, root, out, made, bs):
         for fs in progress_bar([todo[i:i+bs] for i in range(0, len(todo), bs)], leave=False):
             ask = dict(method=made['method'], target=made['target'], side=360, reader=reader)
             for f,story in _tell_readable(learn, fs, bad, **ask):
-                notes = dict(made, file=printable(f.relative_to(root).as_posix()), mtime=f.stat().st_mtime_ns)
+                notes = {**made, **_own_settings(f, root)}
                 try: save_strip(story, _strip_of(f, root, out), notes)
                 except OSError as e:
                     if e.errno!=errno.ENAMETOOLONG: raise
@@ -188,7 +234,8 @@ def _refresh_sheet(strips, out, title):
     "Draw the contact sheet, unless it shows these very strips"
     stamps = [(os.fsencode(s.relative_to(out)), s.stat().st_mtime_ns) for s in strips]
     of = hashlib.sha256(str(stamps).encode()).hexdigest()[:16]
-    if strips and (strip_notes(out/sheet_file) or {}).get('of')!=of: _save_sheet(strips, out, title, of)
+    there = (strip_notes(out/sheet_file) or {}).get('of')==of and _is_whole(out/sheet_file)
+    if strips and not there: _save_sheet(strips, out, title, of)
 
 def _save_sheet(strips, out, title, of):
     info = _png_info(dict(sheet=len(strips), of=of))
@@ -229,10 +276,12 @@ def run_visualize(
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
     files,where = _photographs(root, out),find_checkpoint(checkpoint)
+    check_room(out, 2**20, 'the contact sheet')
     learn = load_checkpoint(where, img_size, device)
     arch = learn.metadata['model']['arch']
     made = _settings(learn, method, target, ifnone(img_size, learn.metadata['images']['size']))
     todo = _outdated(files, root, out, made, overwrite)
+    check_room(out, 20_000*len(todo), 'the strips') # a small one takes as much
     print(f"{len(files)} pictures, {len(todo)} to draw; {made['method']} of the model in {str(where)!r} "
           f"({arch}, {len(learn.dls.vocab)} classes).")
     out.mkdir(parents=True, exist_ok=True)
