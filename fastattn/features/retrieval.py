@@ -14,14 +14,32 @@ from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.reading import *
 from ..core.hooks import *
+from ..data.folders import *
 from .embeddings import *
 from PIL import Image
 import dataclasses,hashlib
 
 # %% ../../nbs/features/04_retrieval.ipynb #1fd7b291
 def _check_k(k, n):
-    if 1<=k<=n: return
-    raise ValueError(f"`k` must lie between 1 and {n}, the number of pictures to choose from; it is {k}.")
+    if is_whole(k) and 1<=k<=n: return
+    raise ValueError(f"`k` must lie between 1 and {n}, the number of pictures to choose from; it is {k!r}.")
+
+def _check_rows(x, q):
+    for k,o in (('x',x),('q',q)):
+        if not isinstance(o, Tensor) or o.ndim!=2:
+            what = f'a tensor {tuple(o.shape)}' if isinstance(o, Tensor) else f'a {type(o).__name__}'
+            raise ValueError(f"`{k}` is a tensor of embeddings (n,d); it is {what}.")
+        # the sum, which takes no memory, is finite where all numbers are
+        if o.sum(dtype=torch.float64).isfinite(): continue
+        raise ValueError(f"`{k}` must hold finite numbers; some are NaN or inf.")
+    if x.shape[1]!=q.shape[1]: raise ValueError(f"`x` has embeddings of {x.shape[1]} numbers, and `q` of {q.shape[1]}.")
+
+def _left_out(without, m):
+    if without is None: return
+    rows = list(without) if isinstance(without, (list,tuple,Tensor,ndarray)) and np.ndim(without)==1 else []
+    rows = [o.item() if isinstance(o, Tensor) else o for o in rows]
+    if len(rows)==m and all(map(is_whole, rows)): return rows
+    raise ValueError(f"`without` is a number for each of the {m} rows of `q`; it is {without!r}.")
 
 def nearest(
     x:Tensor, # Embeddings to search in, `(n,d)`
@@ -31,7 +49,10 @@ def nearest(
     rows:int=2**16 # Rows of `x` that are compared at a time
 )->tuple: # Cosine similarities and row numbers, both `(m,k)`, the most similar first
     "The rows of `x` with the largest cosine similarity to those of `q`; raises `ValueError` where `k` is out of range"
+    _check_rows(x, q)
     _check_k(k, len(x)-(without is not None))
+    at_least(1, rows=rows)
+    without = _left_out(without, len(q))
     q = F.normalize(q.float(), dim=1)
     best,idx = torch.full((len(q),k), -torch.inf),torch.zeros(len(q), k, dtype=torch.long)
     for start in range(0, len(x), rows):
@@ -82,22 +103,43 @@ _changes = dict(format='is of another kind', weights='was made by another model'
                 items='was made of other pictures, or some have changed', n='was made of another number of pictures',
                 prepared='was made of pictures prepared in another way')
 
+def _are_names(v, n): return v is None or isinstance(v, list) and len(v)==n and all(isinstance(o, str) for o in v)
+
+def _said(meta, n):
+    "Labels, predictions and layer; raises `ValueError` unless they are those of `n` pictures"
+    d = parse_json(meta['said'])
+    if not (isinstance(d, dict) and {'labels','predicted','layer'}<=set(d) and isinstance(d['layer'], str)
+            and all(_are_names(d[k], n) for k in ('labels','predicted'))): raise ValueError('it has other labels')
+    return d['labels'],d['predicted'],d['layer']
+
+def _read_rows(index, n):
+    "The embeddings of `n` pictures; raises `ValueError` unless they are finite"
+    from safetensors import safe_open
+    with safe_open(index, 'pt') as f: x = f.get_tensor('x')
+    if len(x)!=n or not torch.isfinite(x).all(): raise ValueError('its numbers are not finite')
+    return x
+
 def _read_index(index, origin, dl):
     "The `Embeddings` in the file `index`; raises `ValueError` where it does not fit"
-    from safetensors import safe_open,SafetensorError
-    try:
-        with safe_open(index, 'pt') as f: meta,x = f.metadata() or {},f.get_tensor('x') if 'x' in f.keys() else None
-    except SafetensorError as e:
-        raise ValueError(f"{str(index)!r} is no index (it is not a whole file of safetensors); "
+    from safetensors import SafetensorError
+    try: tensors,meta = read_header(index)
+    except ValueError as e:
+        raise ValueError(f"{str(index)!r} is no index ({unreadable(e)}); "
                          "give another name, or pass `overwrite=True`.") from e
     for k,why in _changes.items():
         if meta.get(k)!=origin[k]:
             raise ValueError(f"The index {str(index)!r} {why}; give another name, "
                              "or pass `overwrite=True` to make it again.")
-    if x is None or x.ndim!=2 or len(x)!=dl.n:
-        raise ValueError(f"The index {str(index)!r} is damaged; pass `overwrite=True` to make it again.")
-    said = json.loads(meta['said'])
-    return Embeddings(x, item_list(dl), said['labels'], said['predicted'], None, said['layer'], dl.dataset)
+    try:
+        kind,shape = tensors.get('x', (None,()))
+        if set(tensors)!={'x'} or kind!='F32' or len(shape)!=2 or shape[0]!=dl.n or shape[1]<1:
+            raise ValueError('its embeddings are those of other pictures')
+        labels,predicted,layer = _said(meta, dl.n)
+        x = _read_rows(index, dl.n)
+    except (ValueError,KeyError,SafetensorError) as e:
+        raise ValueError(f"The index {str(index)!r} is damaged ({unreadable(e)}); "
+                         "pass `overwrite=True` to make it again.") from e
+    return Embeddings(x, item_list(dl), labels, predicted, None, layer, dl.dataset)
 
 def _write_index(index, origin, emb):
     from safetensors.torch import save
@@ -111,6 +153,7 @@ def _indexed(learn, dl, layer, index, overwrite):
         raise IsADirectoryError(f"{str(index)!r} is a folder; an index is a file, "
                                 f"such as {str(index/'index.safetensors')!r}.")
     origin = _origin(learn, dl, layer)
+    if os.path.lexists(index): regular_file(index) # a pipe would be waited for without end
     if index.exists() and not overwrite: return _read_index(index, origin, dl)
     emb = embeddings(learn, dl, layer)
     _write_index(index, origin, emb)
@@ -155,6 +198,11 @@ class Neighbours(Shown):
         return mosaic(pics, titles, 1+self.idxs.shape[1], side, edges=edges)
 
 # %% ../../nbs/features/04_retrieval.ipynb #30cf78cc
+def _check_files(items):
+    "Raise `OSError` for a pipe, a socket or a device, which would be read without end"
+    for o in items:
+        if isinstance(o, (str,Path)) and os.path.exists(o) and not os.path.isdir(o): regular_file(o)
+
 def _check_images(learn, img):
     "`img` as a list, each a picture or an item number"
     if not isinstance(learn, Learner):
@@ -166,6 +214,7 @@ def _check_images(learn, img):
         if not is_whole(o) and not is_item(o, learn):
             raise TypeError("`img` is a path, a PIL image, the number of an item, or a list of these, "
                             f"not a {type(o).__name__}.")
+    _check_files(imgs)
     return imgs
 
 def _item_number(i, n):
@@ -195,8 +244,12 @@ def similar_images(
 )->Neighbours:
     "The pictures of `dl` with the embeddings most similar to those of `img`; raises `ValueError` for a stale `index`"
     imgs,in_memory = _check_images(learn, img),isinstance(dl, Embeddings)
+    check_flag(overwrite=overwrite)
+    if index is not None and not isinstance(index, (str,Path)):
+        raise TypeError(f"`index` is the name of a file, or None; it is {index!r}.")
     if index is not None and in_memory:
         raise ValueError("These embeddings are in memory already: leave `index` out, or give the `DataLoader` instead.")
+    _check_files(listed(dl) if isinstance(dl, (list,tuple,L,str,Path)) else ())
     if in_memory:           emb = dl
     elif index is not None: emb = _indexed(learn, dl, layer, index, overwrite)
     else:                   emb = embeddings(learn, dl, layer)
