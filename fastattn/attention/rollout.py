@@ -67,6 +67,7 @@ def grid_seen(
     grid:tuple=None # Rows and columns of the patches; None finds them
 )->Grid: # Of kind `'tokens'`
     "How tokens lie on the image, which the layer may see turned"
+    grid = rows_and_columns(grid=grid)
     g = p.memo((name,n,grid), lambda: tokens_grid(p.model, p.x, name, n, grid))
     return g if p.view is None else p.view.turn(g)
 
@@ -156,7 +157,7 @@ def attention(
 )->Tensor: # `(bs,gh,gw)`, non-negative, the mean over layers; a list of maps where layers have different grids
     "Attention to the patches in one layer (Vaswani et al. 2017, eq. 1; shown as in Caron et al. 2021, figure 1)"
     calls = p.attn.calls
-    if weights is not None: weights = torch.as_tensor(weights, dtype=torch.float32, device=p.x.device)
+    if weights is not None: weights = _as_weights(weights, p.x.device)
     maps = []
     for i,c in enumerate(calls):
         a = c.gather(start_row(p, c, query, grid)).float()
@@ -164,6 +165,13 @@ def attention(
         maps.append(row_on_grid(p, c, a, grid))
     if len({m.shape for m in maps})>1: return maps
     return torch.stack(maps).mean(0) if weights is None else torch.stack(maps).sum(0)
+
+def _as_weights(weights, device):
+    wrong = "`weights` are numbers, one for every head, or (layers,heads)"
+    try: w = torch.as_tensor(weights, dtype=torch.float32, device=device)
+    except (TypeError,ValueError,RuntimeError): raise ValueError(f"{wrong}; they are {weights!r}.") from None
+    if not torch.isfinite(w).all(): raise ValueError(f"{wrong}, and must be finite; they are {weights!r}.")
+    return w
 
 def _weighted(a, weights, i, n):
     "The heads of layer `i` of `n`, as their share of the weighted average"
@@ -203,9 +211,9 @@ def propagate(
 )->tuple: # The row before that layer and the row it started from, both `(bs,n)`, and that layer's `AttentionCall`
     "Propagate a row over the tokens from the last layer back to `start_layer`"
     calls = p.attn.calls
-    if not 0<=start_layer<len(calls):
+    if not is_whole(start_layer) or not 0<=start_layer<len(calls):
         raise ValueError(f"`start_layer` must be 0 to {len(calls)-1}, the number of one of the {len(calls)} attention "
-                         f"layers, not {start_layer}.")
+                         f"layers, not {start_layer!r}.")
     calls = calls[start_layer:]
     last = calls[-1]
     r = r0 = start_row(p, last, query, grid)
@@ -236,10 +244,7 @@ def rollout(
     grid:tuple=None # Rows and columns of the patches; None finds them
 )->Tensor: # `(bs,gh,gw)`, non-negative
     "Attention rollout (Abnar & Zuidema 2020, section 3, eq. 1)"
-    if not 0<=residual<1:
-        raise ValueError(f"`residual` must lie in 0..1, without 1, which would ignore the attention; it is {residual}.")
-    if not 0<=discard_ratio<1:
-        raise ValueError(f"`discard_ratio` is a share of the weights, 0..1 without 1; it is {discard_ratio}.")
+    check_range(0, 1, [1], residual=residual, discard_ratio=discard_ratio) # 1 would ignore the attention
     mix = partial(_mix_rollout, head=head_fusion, discard=discard_ratio, keep=residual)
     r,_,first = propagate(p, mix, query, grid, start_layer)
     return row_on_grid(p, first, r, grid)
@@ -290,6 +295,7 @@ def grad_rollout(
     grid:tuple=None # Rows and columns of the patches; None finds them
 )->Tensor: # `(bs,gh,gw)`, non-negative
     "Rollout of attention times gradient (Gildenblat 2020, gradient attention rollout; Abnar & Zuidema 2020, eq. 1)"
+    check_range(0, 1, [1], residual=residual, discard_ratio=discard_ratio)
     p.grads(of=p.attn)
     def _rows(call, b): return (call.rows(b)*call.rows(b, grads=True)).mean(1).relu()
     def _mix_grads(call, r, alone=False):

@@ -27,7 +27,10 @@ class AttentionTrace(KernelCalls, Mapping):
         values:bool=False # Keep the values, as `v` of each `AttentionCall`?
     ):
         super().__init__(grad, values)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
         one_of(('all','mean'), heads=heads)
+        check_flag(grad=grad, values=values)
         _check_rows(rows)
         if '' in patterns: patterns = () # the model itself contains every module that attends
         self._wanted = set(match_modules(model, *patterns)) if patterns else None
@@ -82,7 +85,9 @@ class AttentionTrace(KernelCalls, Mapping):
 
 # %% ../../nbs/attention/03_trace.ipynb #4ff9c2c4
 def _check_rows(rows):
-    if isinstance(rows, (bool,str)) or rows==():
+    if rows is None or is_whole(rows) or isinstance(rows, (slice,range)): return
+    many = isinstance(rows, (list,tuple,L,Tensor,np.ndarray)) and np.ndim(rows)==1 and len(rows)>0
+    if not many or not all(is_whole(o.item() if isinstance(o, Tensor) else o) for o in rows):
         raise ValueError(f"`rows` is the number of a query, a slice, a list of numbers or None, not {rows!r}.")
 
 def _may_attend(m):
@@ -204,6 +209,8 @@ def grads(self:AttentionTrace,
 )->Mapping: # `{module name: (bs,heads,q,k)}`
     "Gradients of `score` with respect to the recorded weights; raises `RuntimeError` where no graph leads to them"
     if not self.grad: raise RuntimeError("This AttentionTrace keeps no graph: make it with `grad=True`.")
+    if not isinstance(score, Tensor):
+        raise TypeError(f"`score` is a tensor that the model's output has made, not a {type(score).__name__}.")
     if not score.requires_grad: raise RuntimeError(_no_graph.format('the score has no graph'))
     ts = [c.weights if c.out is None else c.out for c in self.calls]
     gs = torch.autograd.grad(score.sum(), ts, retain_graph=True, allow_unused=True)
