@@ -1,5 +1,6 @@
-"""Time and peak memory of a heatmap of a large picture, by a learner and by a bare model with `prep`, and of drawing it:
-pictures of 12, 88 and 169 megapixels, each in a process of its own (Linux)"""
+"""Time and peak memory of a heatmap of a large picture, by a learner and by a bare model with `prep`, and of drawing
+it: pictures of 12, 88 and 169 megapixels, each in a process of its own (Linux). `read` is fastai alone: the file is
+opened and sent through the transforms. With `--before` the results are kept beside later ones"""
 import argparse, sys, tempfile, time, warnings
 import matplotlib
 matplotlib.use('agg')
@@ -49,8 +50,10 @@ def child(path, kind):
     prep = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), T.Normalize(*imagenet_stats)])
     def run(fn): return explain(learn, fn) if kind=='learner' else explain(learn.model, fn, prep=prep)
     run(folder/'0.jpg').overlay()
-    h,res = measured(lambda: run(path))
-    out = dict(explain=res)
+    def read(): return learn.dls.test_dl([path]).one_batch() if kind=='learner' else prep(PILImage.create(path))
+    _,res = measured(read)
+    out = dict(read=res)
+    h,out['explain'] = measured(lambda: run(path))
     pic,out['overlay'] = measured(h.overlay)
     _,out['save'] = measured(lambda: pic.save(folder/'out.jpg'))
     del pic
@@ -66,6 +69,7 @@ if __name__=='__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--child', nargs=2); p.add_argument('--megapixels', type=int, nargs='*', default=list(sizes))
     p.add_argument('--name', default='large_pictures'); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--before', action='store_true')
     a = p.parse_args()
     if a.child:
         child(*a.child)
@@ -77,4 +81,7 @@ if __name__=='__main__':
             res[mp] = dict(picture_mb=round(math.prod(sizes[mp])*3/2**20),
                            **{k:in_child(__file__, '--child', fn, k) for k in ('learner','prep')})
             fn.unlink()
-    write(a.name, what='seconds, and MB added at the peak', seed=a.seed, megapixels=res)
+    there = here/'results'/f'{a.name}.json'
+    kept = json.loads(there.read_text()) if there.exists() else {}
+    kept = {k:kept.get(k) for k in ('before','megapixels')} | {'before' if a.before else 'megapixels':res}
+    write(a.name, what='seconds, and MB added at the peak', seed=a.seed, **kept)
