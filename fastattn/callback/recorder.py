@@ -17,6 +17,7 @@ from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
 from ..attention.tokens import *
+from .saved import *
 from .statistics import *
 from .watched import *
 from .dashboards import *
@@ -24,7 +25,7 @@ from PIL import ImageDraw,ImageFont
 import inspect,textwrap
 
 # %% ../../nbs/callback/04_recorder.ipynb #497818de
-class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
+class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
     """Record statistics of activations, heatmaps of validation images and attention heads during training
 
     Whatever it cannot read, the training goes on, with one warning that says why."""
@@ -43,9 +44,14 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
     ):
         one_of(('pred','actual'), target=target)
         at_least(1, every=every, max_snapshots=max_snapshots, max_points=max_points)
-        if isinstance(watch, (np.ndarray,Tensor,range)): watch = [int(i) for i in watch]
+        if isinstance(watch, (np.ndarray,Tensor,range)): watch = np.asarray(watch).ravel().tolist()
         if is_listy(watch) and len(watch)==0: watch = 0
         if not is_listy(watch): at_least(0, watch=watch)
+        elif not all(map(is_whole, watch)):
+            raise ValueError(f"`watch` is a number of validation images, or their indices; it is {watch!r}.")
+        if layers is not None and not all(isinstance(o, str) and o for o in L(layers)):
+            raise ValueError(f"`layers` are globs of module names, or None; it is {layers!r}.")
+        if not isinstance(method, str): raise ValueError(f"`method` is the name of an explainer; it is {method!r}.")
         store_attr(but='kwargs')
         self.kwargs = kwargs
         self.reset()
@@ -57,11 +63,12 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
         self._failed = self._validated = False
 
     def before_fit(self):
-        self._close() # hooks that an interrupted fit has left
+        self._close()
         self._flush()
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
         self._in_epoch = self._validated = self._failed = self._has_heads = False
         if not self.run: return
+        self._forget_unfinished()
         self._record_once()
         self._check_settings()
         self._attempt(self._prepare)
@@ -105,7 +112,7 @@ class AttentionRecorder(StatisticsMixin, WatchedMixin, Callback):
 
     def __getstate__(self): # what goes into `learn.export()`: the settings, and nothing that was recorded
         recorded = ('_stat_rows','_head_rows','_pending','_has_heads','snapshots','watched','inputs','truth','pictures',
-                    'labels','_items','_watched_dls','_trace','_hooks')
+                    'labels','_items','_watched_dls','_forward')
         return {k:v for k,v in self.__dict__.items() if k not in recorded}
 
     def __setstate__(self, state):
@@ -206,60 +213,6 @@ def nbytes(self:AttentionRecorder)->int:
     maps = sum(h.nbytes + h.raw.nbytes for h in self.snapshots.values())
     images = self.watched.nbytes if self.watched is not None else 0
     return maps + images + len(self._stat_rows)*8*(3+len(STATS)) + len(self._head_rows)*8*6
-
-# %% ../../nbs/callback/04_recorder.ipynb #271bbc57
-_settings = ('every','method','target','max_snapshots','max_points')
-
-def _rows(df): return df.astype(object).where(df.notna(), None).values.tolist()
-
-def _about(h):
-    "What a heatmap knows besides its maps, for JSON"
-    target = [str(t) if not isinstance(t, int) else t for t in L(h.target)] if h.target is not None else None
-    return dict(method=h.method, layer=h.layer, signed=h.signed, target=target)
-
-@patch
-def save(self:AttentionRecorder,
-    path, # A folder to make
-    overwrite:bool=False # Replace a folder that exists?
-)->Path:
-    "Write what was recorded into the folder `path`, completely or not at all; raises `FileExistsError` where it exists"
-    from safetensors.torch import save_file
-    path = refuse_overwrite(path, overwrite)
-    maps = {f'map.{e}':h for e,h in self.snapshots.items()} | {f'raw.{e}':h.raw for e,h in self.snapshots.items()}
-    cfg = {k:getattr(self, k) for k in (*_settings,'epochs','iters','labels','titles')}
-    record = dict(format=1, **cfg, names=self.names, about={e:_about(h) for e,h in self.snapshots.items()},
-                  columns=list(self.stats), stats=_rows(self.stats), heads=_rows(self.heads))
-    with whole_folder(path) as tmp:
-        save_file({k:t.as_subclass(Tensor).contiguous() for k,t in maps.items()}, str(tmp/'maps.safetensors'))
-        (tmp/'record.json').write_text(json.dumps(record, indent=1))
-        for i,p in enumerate(self.pictures): p.save(tmp/f'{i:03}.png')
-    return path
-
-# %% ../../nbs/callback/04_recorder.ipynb #b81bf49c
-def _with_nan(rows): return [tuple(float('nan') if v is None else v for v in r) for r in rows]
-
-def _heatmap(maps, raw, method, layer, target, signed):
-    "The inverse of `_about`"
-    return Heatmap(maps, raw=raw, method=method, layer=tuple(layer) if isinstance(layer, list) else layer,
-                   target=L(target) if target is not None else None, signed=signed)
-
-@patch(cls_method=True)
-def load(cls:AttentionRecorder,
-    path # A folder that `save` made
-)->AttentionRecorder: # To be plotted; not attached to a Learner
-    "Load what was recorded; raises `FileNotFoundError` where `path` is no such folder"
-    from safetensors.torch import load_file
-    path = Path(path)
-    if not (path/'record.json').exists(): raise FileNotFoundError(
-        f"{str(path)!r} is no folder that `AttentionRecorder.save` made: it holds no record.json.")
-    d,ts = json.loads((path/'record.json').read_text()),load_file(str(path/'maps.safetensors'))
-    res = cls(**{k:d[k] for k in _settings})
-    res.epochs,res.iters,res.labels,res.names = d['epochs'],d['iters'],d['labels'],d['names']
-    res.titles = d.get('titles', {})
-    res._stat_rows,res._head_rows = _with_nan(d['stats']),_with_nan(d.get('heads', []))
-    res.pictures = [Image.open(f).copy() for f in sorted(path.glob('*.png'))]
-    res.snapshots = {int(e):_heatmap(ts[f'map.{e}'], ts[f'raw.{e}'], **a) for e,a in d['about'].items()}
-    return res
 
 # %% ../../nbs/callback/04_recorder.ipynb #3dddbd00
 @patch

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['made_folder', 'whole_file', 'whole_folder', 'sweep', 'only_one', 'output_path', 'refuse_overwrite', 'maker',
-           'claim_folder', 'write_gif', 'sentence', 'part_prefix', 'generator', 'regular_file', 'read_json',
-           'tensors_metadata', 'listing', 'is_ours']
+           'claim_folder', 'write_gif', 'sentence', 'part_prefix', 'generator', 'regular_file', 'parse_json', 'json_in',
+           'read_header', 'listing', 'is_ours']
 
 # %% ../../nbs/image/01_files.ipynb #b16ea336
 from fastai.basics import *
@@ -14,7 +14,7 @@ from .origin import *
 import ctypes,errno,hashlib,secrets,shutil,socket,stat
 
 # %% ../../nbs/image/01_files.ipynb #166f2500
-_all_ = ['part_prefix','generator','regular_file','read_json','tensors_metadata','listing','is_ours']
+_all_ = ['part_prefix','generator','regular_file','parse_json','json_in','read_header','listing','is_ours']
 
 # %% ../../nbs/image/01_files.ipynb #892a3ada
 def _began(pid):
@@ -224,7 +224,7 @@ def maker(
     fn # A JSON file that a command has left
 )->str: # Name of the command; None if the file is missing or names none
     "The command that made the folder of `fn`"
-    try: return read_json(fn).get('made_by')
+    try: return json_in(fn, '').get('made_by')
     except (OSError,ValueError,AttributeError): return None
 
 def claim_folder(
