@@ -7,6 +7,7 @@ __all__ = ['plot_heads', 'plot_layers', 'plot_patches']
 
 # %% ../../nbs/attention/09_plots.ipynb #c39b0930
 from fastai.vision.all import *
+from ..checks import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.placement import *
@@ -56,9 +57,11 @@ class _Traced:
 
     def call(self, layer):
         "The call of the one attention layer that `layer` stands for"
+        if layer is None: raise ValueError("One layer is drawn at a time; `layer` is a number, or a glob on its name.")
         names = pick_layers(self.names, layer, f'the attention of {type(self.model).__name__}')
-        if len(names)>1:
-            raise ValueError(f"One layer is drawn at a time; {layer!r} means {len(names)}: {', '.join(names[:3])}, ...")
+        if len(names)!=1:
+            raise ValueError(f"One layer is drawn at a time; {layer!r} means {len(names)} of "
+                             f"{', '.join(self.names[:3])}, ...")
         return next(c for c in self.calls if c.name==names[0])
 
 # %% ../../nbs/attention/09_plots.ipynb #0e9b7eb5
@@ -70,6 +73,11 @@ def _panels(n, ncols, scale, aspect, more=.25):
     fig,axs = plt.subplots(nrows, ncols, figsize=size, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     return fig,list(axs.flat[:n])
+
+def _check_panels(ncols, scale, **kwargs):
+    if ncols is not None: at_least(1, ncols=ncols)
+    check_inches(scale=scale)
+    check_drawing(**kwargs)
 
 def _draw(h, ax, title, alpha=.6, cmap=None, clip=100):
     h.show(ax, alpha=alpha, cmap=cmap, clip=clip, title=title)
@@ -97,6 +105,8 @@ def plot_heads(
     **kwargs # Drawing options, see `Heatmap.overlay`
 )->plt.Figure: # One panel for each head
     "Attention of every head of one layer over the picture; raises `ValueError` where `layer` is not one layer"
+    check_flag(tokens=tokens)
+    _check_panels(ncols, scale, **kwargs)
     s = _Traced(learn, x, prep=prep)
     c = s.call(layer)
     if tokens: return _plot_tokens(c, ncols, scale, **kwargs)
@@ -130,6 +140,7 @@ def plot_layers(
     **kwargs # Options of the method
 )->plt.Figure: # One panel for each layer
     "The maps of a method, layer by layer; methods that read features are drawn at the features before each attention"
+    _check_panels(ncols, scale, alpha=alpha, cmap=cmap, clip=clip)
     e = pick_method(method, model_of(learn)[0])
     layer_maps = _candidate_maps if e.trace is None else _traced_maps
     maps,head = layer_maps(learn, x, method, target, prep, **kwargs)
@@ -172,14 +183,15 @@ def plot_patches(
     **kwargs # Drawing options, see `Heatmap.overlay`
 )->plt.Figure: # One panel for each point
     "Attention of the patches at some points, each marked by a cross; raises `ValueError` for points off the input"
+    _check_panels(ncols, scale, **kwargs)
+    points = as_points(points)
     s = _Traced(learn, x, prep=prep)
     c = s.call(layer)
-    points = [points] if np.ndim(points)==1 else list(points)
     g = tokens_grid(s.model, s.p.x, c.name, c.shape[2], grid)
     tokens = [_token_at(s, g, *pt) for pt in points]
     maps = [s.heatmap([c], head=head, query=t, grid=grid) for t in tokens]
     title = f'{c.name}: attention of the patch at the cross'
-    fig,axs = _draw_maps(maps, [f'({px}, {py})' for px,py in points], title, ncols, scale, **kwargs)
+    fig,axs = _draw_maps(maps, [f'({px:g}, {py:g})' for px,py in points], title, ncols, scale, **kwargs)
     for (px,py),ax in zip(points, axs):
         ax.plot(px, py, '+', color='w', ms=13, mew=4.5)
         ax.plot(px, py, '+', color=okabe_ito['blue'], ms=12, mew=2)
@@ -189,9 +201,9 @@ def _token_at(s, g, px, py):
     "Index of the token whose patch shows the point of the picture"
     (W,H),(h,w) = s.pic.size,s.size
     if not (0<=px<W and 0<=py<H):
-        raise ValueError(f"The point ({px}, {py}) lies outside the picture, which is {W} wide and {H} high.")
+        raise ValueError(f"The point ({px:g}, {py:g}) lies outside the picture, which is {W} wide and {H} high.")
     (ax,bx),(ay,by) = s.where or ((1/w,0),(1/h,0))
     u,v = ((px+.5)/W-bx)/ax,((py+.5)/H-by)/ay
     if not (0<=u<w and 0<=v<h):
-        raise ValueError(f"The point ({px}, {py}) is not part of the model's input: its transforms crop it.")
+        raise ValueError(f"The point ({px:g}, {py:g}) is not part of the model's input: its transforms crop it.")
     return g.token(int(v*g.h/h), int(u*g.w/w))

@@ -66,6 +66,9 @@ class DetrAttention:
         sigmoid:bool=None # Is the score of each class a sigmoid of its own? None finds out: see `query_scores`
     ):
         _check_loaded(model)
+        check_threshold(threshold)
+        grid = rows_and_columns(grid=grid)
+        if sigmoid is not None: check_flag(sigmoid=sigmoid)
         self.model,self.learner = model_of(model)
         # classes in the order of the model's output, which other names in `vocab` do not change
         self.columns = None if self.learner is None else class_names(self.learner)
@@ -186,6 +189,7 @@ def _calls(self:DetrAttention, part, layer):
     one_of(tuple(parts), part=part)
     calls = parts[part]
     if not calls: raise ValueError(self._why_none(part))
+    if layer is None: raise ValueError("`layer` is a number, a glob on the names of layers, or 'all'.")
     if _is_all(layer): return calls
     names = pick_layers([c.name for c in calls], layer, f'the {part} of {type(self.model).__name__}')
     if len(names)>1:
@@ -265,7 +269,10 @@ def boxes_on(self:DetrAttention,
     boxes:Tensor=None # `(n,4)` relative to the image, 0..1; None are those of the kept queries
 )->Tensor: # `(n,4)` as x0, y0, x1, y1 in pixels of the picture
     "The boxes on the picture"
-    b = ifnone(boxes, self.found.boxes)
+    size,b = height_and_width(size=size),ifnone(boxes, self.found.boxes)
+    if not isinstance(b, Tensor) or b.ndim!=2 or b.shape[1]!=4:
+        what = f'a tensor {tuple(b.shape)}' if isinstance(b, Tensor) else repr(b)
+        raise ValueError(f"`boxes` is a tensor (n,4), relative to the image; it is {what}.")
     x0,y0,x1,y1 = self.input.inside
     (ax,bx),(ay,by) = self.input.where
     in_input = b*b.new_tensor([x1-x0,y1-y0]*2) + b.new_tensor([x0,y0]*2)

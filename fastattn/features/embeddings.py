@@ -7,6 +7,7 @@ __all__ = ['Embeddings', 'in_order', 'as_validation', 'item_list', 'embeddings']
 
 # %% ../../nbs/features/02_embeddings.ipynb #4edb6d07
 from fastai.vision.all import *
+from ..checks import *
 from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.reading import *
@@ -51,6 +52,8 @@ def in_order(
     if dl is not None and not isinstance(dl, (str,Path)) and hasattr(dl, '__len__') and len(dl)==0:
         raise ValueError("There is nothing to embed: no pictures were given.")
     if learn is None: return dl
+    if dl is not None and not _yields(dl) and not is_item(dl, learn):
+        raise TypeError(f"`dl` is a DataLoader, a list of pictures, or None; it is {dl!r}.")
     if dl is None: dl = learn.dls.valid
     elif isinstance(dl, (list,tuple,L)) or is_item(dl, learn):
         r = reading(learn)
@@ -58,6 +61,10 @@ def in_order(
             for o in r.listed(dl): _check_readable(o, r.cls)
         dl = r.loader(dl)
     return dl.new(shuffle=False, drop_last=False) if isinstance(dl, DataLoader) else dl
+
+def _yields(dl):
+    "Can it be a loader of batches?"
+    return hasattr(dl, '__iter__') and not isinstance(dl, (str,bytes,dict,Path))
 
 def _check_readable(o, cls):
     "Raise an error that names the file where `o` is one that cannot be opened; only its header is read"
@@ -135,6 +142,8 @@ def _check_batches(dl):
     "A bare model needs batches"
     if dl is None:
         raise ValueError("A bare model has no pictures: pass `dl=`, which yields batches, or give a fastai Learner.")
+    if not _yields(dl) and not is_picture(dl):
+        raise TypeError(f"`dl` yields tensors (bs,c,h,w); it is {dl!r}.")
     if is_picture(dl):
         raise ValueError("A bare model takes batches: give a `dl` that yields tensors (bs,c,h,w), "
                          "or a fastai Learner for pictures.")
@@ -163,6 +172,9 @@ def embeddings(
             rows.add(got[0].float().cpu(), len(xb))
             if learner is not None: answers.add(out, b[1:])
             bar.step()
+    if at is None: raise ValueError("There is nothing to embed: `dl` yields no batch.")
+    if not torch.isfinite(rows.x[:rows.end]).all():
+        raise ValueError(f"The embeddings from {at[0]!r} hold NaN or inf; do the pictures, or the model's weights?")
     name,before,_ = at
     items = L(range(rows.end)) if n is None else item_list(dl)
     if before: name += ' (input)'

@@ -7,6 +7,7 @@ __all__ = ['plot_methods']
 
 # %% ../../nbs/interpret/02_compare.ipynb #8a8e3fd5
 from fastai.vision.all import *
+from ..checks import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.reading import *
@@ -34,13 +35,19 @@ def _timed(f, enough=.3):
 def _time_text(sec): return f'{1000*sec:.3g} ms' if sec<1 else f'{sec:.3g} s'
 
 # %% ../../nbs/interpret/02_compare.ipynb #17c94ba6
+def _stacked(x):
+    "A batch of a list of tensors"
+    if all(isinstance(o, Tensor) and o.shape==x[0].shape for o in x): return torch.stack(list(x))
+    kinds = ', '.join(dict.fromkeys(f'{tuple(o.shape)}' if isinstance(o, Tensor) else type(o).__name__ for o in x))
+    raise TypeError(f"`x` is a list of pictures, or of tensors (c,h,w) of one size; it holds {kinds}.")
+
 def _inputs(learn, learner, x, prep):
     "Is `x` to be read by the learner or by `prep`? And what `explain` takes, and the batch of it"
     if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
     if is_item(x, learner): return True,x,batch_of(learn, x, prep)
     if not isinstance(x, (list,tuple,L,Tensor)):
         raise TypeError(f"`x` is a picture, a list of them, or a batch (bs,c,h,w); it is a {type(x).__name__}.")
-    if isinstance(x, (list,tuple,L)): x = torch.stack(list(x))
+    if isinstance(x, (list,tuple,L)): x = _stacked(x)
     xb = batch_of(learn, x, prep)
     return False,xb,xb
 
@@ -50,11 +57,12 @@ def _picture_under(h):
 
 def _chosen(methods, model, xb, n):
     "The options of each method asked for, or of the `n` that suit the model best; raises `ValueError` where unknown"
+    if methods is None: at_least(1, n=n)
     if methods is None: methods = suitable(model, x=xb)[:n]
-    if not isinstance(methods, dict): methods = dict.fromkeys([methods] if isinstance(methods, str) else methods)
+    methods = named_options(methods)
     if not methods: raise ValueError("No method was given; None takes those that suit the model best.")
     for m in methods: pick_method(m, model)
-    return {m:ifnone(o, {}) for m,o in methods.items()}
+    return methods
 
 # %% ../../nbs/interpret/02_compare.ipynb #767ea8ee
 def _draw_methods(rows, pics, labels, forward, alpha, cmap, width):
@@ -90,10 +98,12 @@ def plot_methods(
 )->plt.Figure:
     "A row for each method: its heatmaps, its time per picture, and the number of forward passes that take as long"
     model,learner = model_of(learn)
+    check_drawing(alpha, cmap)
+    check_inches(width=width)
     read,xs,xb = _inputs(learn, learner, x, prep)
     methods = _chosen(methods, model, xb, n)
-    out,forward = _timed(lambda: quietly(model, xb))
     candidates(model, xb) # else the first method would be charged with the search for layers
+    out,forward = _timed(lambda: quietly(model, xb))
     rows = {}
     with Bar(len(methods)) as bar, warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*are empty') # an empty map can be seen

@@ -145,6 +145,11 @@ def tell(
     **kwargs # Options of the method
 )->list: # A `Story` for each picture
     "The steps of the model on some pictures, from one batch; raises `ValueError` where a picture is not there"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"A Learner is needed, which knows how to read pictures, not a {type(learn).__name__}.")
+    if reader is not None and not isinstance(reader, Reader):
+        raise TypeError(f"`reader` is what `reading(learn)` returns, or None; it is {reader!r}.")
+    at_least(1, side=side)
     model,reader = unwrap(learn.model),ifnone(reader, reading(learn))
     xs = list(xs) if isinstance(xs, range) else reader.listed(xs)
     if not xs: raise ValueError("No picture was given.")
@@ -206,6 +211,10 @@ def plot_stories(
     width:float=2.4 # Of a panel, in inches
 )->plt.Figure: # Its only axes is measured in inches from the upper left; its images are the panels
     "A row for each picture: the picture, features before the mask, the mask, features after it, and the heatmap"
+    if not isinstance(stories, (list,tuple,L)) or not len(stories) or not all(isinstance(s, Story) for s in stories):
+        raise TypeError(f"`stories` is a list of what `tell` returns, at least one; it is {stories!r}.")
+    check_drawing(alpha, cmap)
+    check_inches(width=width)
     gap,k = .08,max(len(s.panels) for s in stories)+2
     heights = [min(max(width*s.img.size[1]/s.img.size[0], .3), 3*width) for s in stories]
     heads = [': '.join(filter(None, [s.name,s.label])) for s in stories]
@@ -234,6 +243,8 @@ def plot_before_after(
     **kwargs
 )->plt.Figure:
     "A row for each picture: the picture, features before the mask, the mask, features after it, and the heatmap"
+    check_drawing(alpha, cmap)
+    check_inches(width=width)
     return plot_stories(tell(learn, xs, method, **kwargs), alpha, cmap, width)
 
 # %% ../../nbs/interpret/01_story.ipynb #d5ec540d
@@ -251,6 +262,9 @@ def show_attention(self:Learner,
     "Show the heatmap of one picture, with the prediction as its title; raises `ValueError` for a list"
     if isinstance(x, (list,tuple,L)):
         raise ValueError("`show_attention` draws one picture; `plot_before_after` takes several.")
+    check_drawing(alpha, cmap)
+    check_figsize(figsize)
+    check_axes(ctx)
     s = tell(self, x, method, **kwargs)[0]
     with plain_text():
         if ctx is None: ctx = plt.subplots(figsize=figsize)[1]
