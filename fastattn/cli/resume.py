@@ -12,7 +12,7 @@ from ..image.files import *
 from ..image.pictures import *
 from ..core.hooks import *
 from ..data.folders import *
-import dataclasses
+import dataclasses,hashlib
 
 # %% ../../nbs/cli/02_resume.ipynb #bad7652a
 def pack(
@@ -58,6 +58,12 @@ def unpack(
     return {a:unpack(b, tensors) for a,b in v}
 
 # %% ../../nbs/cli/02_resume.ipynb #dc0f8102
+def _sha256(packed, tensors):
+    "A hash of a state, by which a damaged one is known"
+    h = hashlib.sha256(packed.encode('utf-8', 'surrogatepass'))
+    for k in sorted(tensors): h.update(tensors[k].reshape(-1).view(torch.uint8).numpy())
+    return h.hexdigest()
+
 def write_state(
     fn, # File to write
     state # As `pack` takes it
@@ -66,7 +72,7 @@ def write_state(
     from safetensors.torch import save_file
     ts = {}
     packed = json.dumps(pack(state, ts))
-    with whole_file(fn) as f: save_file(ts, f, {'state':packed})
+    with whole_file(fn) as f: save_file(ts, f, {'state':packed, 'sha256':_sha256(packed, ts)})
 
 def _no_state(fn, e):
     return ValueError(f"{str(fn)!r} is not the state of this training run ({unreadable(e)}); start again without "
@@ -80,8 +86,11 @@ def read_state(
     from safetensors import safe_open,SafetensorError
     if regular_file(fn).stat().st_size>most: raise _no_state(fn, ValueError(f'it has more than {most:,} bytes'))
     try:
-        packed = parse_json(read_header(fn)[1]['state'], finite=False) # the loss of a run may be nan
-        with safe_open(fn, 'pt') as f: return unpack(packed, {k:f.get_tensor(k) for k in f.keys()})
+        meta = read_header(fn)[1]
+        packed = parse_json(meta['state'], finite=False) # the loss of a run may be nan
+        with safe_open(fn, 'pt') as f: ts = {k:f.get_tensor(k) for k in f.keys()}
+        if 'sha256' in meta and meta['sha256']!=_sha256(meta['state'], ts): raise ValueError('it is damaged')
+        return unpack(packed, ts)
     except (SafetensorError,KeyError,TypeError,ValueError,RuntimeError,AttributeError) as e:
         raise _no_state(fn, e) from None
 

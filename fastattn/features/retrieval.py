@@ -105,11 +105,12 @@ _changes = dict(format='is of another kind', weights='was made by another model'
 
 def _are_names(v, n): return v is None or isinstance(v, list) and len(v)==n and all(isinstance(o, str) for o in v)
 
-def _said(meta, n):
+def _said(meta, n, shape):
     "Labels, predictions and layer; raises `ValueError` unless they are those of `n` pictures"
     d = parse_json(meta['said'])
     if not (isinstance(d, dict) and {'labels','predicted','layer'}<=set(d) and isinstance(d['layer'], str)
             and all(_are_names(d[k], n) for k in ('labels','predicted'))): raise ValueError('it has other labels')
+    if d.get('shape', [*shape])!=[*shape]: raise ValueError('its embeddings have another size')
     return d['labels'],d['predicted'],d['layer']
 
 def _read_rows(index, n):
@@ -134,7 +135,7 @@ def _read_index(index, origin, dl):
         kind,shape = tensors.get('x', (None,()))
         if set(tensors)!={'x'} or kind!='F32' or len(shape)!=2 or shape[0]!=dl.n or shape[1]<1:
             raise ValueError('its embeddings are those of other pictures')
-        labels,predicted,layer = _said(meta, dl.n)
+        labels,predicted,layer = _said(meta, dl.n, shape)
         x = _read_rows(index, dl.n)
     except (ValueError,KeyError,SafetensorError) as e:
         raise ValueError(f"The index {str(index)!r} is damaged ({unreadable(e)}); "
@@ -143,7 +144,7 @@ def _read_index(index, origin, dl):
 
 def _write_index(index, origin, emb):
     from safetensors.torch import save
-    said = json.dumps(dict(labels=emb.labels, predicted=emb.predicted, layer=emb.layer))
+    said = json.dumps(dict(labels=emb.labels, predicted=emb.predicted, layer=emb.layer, shape=[*emb.x.shape]))
     with whole_file(index) as tmp: tmp.write_bytes(save({'x':emb.x.contiguous()}, origin|dict(said=said)))
 
 def _indexed(learn, dl, layer, index, overwrite):
