@@ -54,6 +54,8 @@ def smooth_gradcam_plus_plus(p,
 ):
     "Smooth Grad-CAM++ (Omeiza et al. 2019, eq. 9-10): Grad-CAM++ of derivatives averaged over noisy copies"
     at_least(1, samples=samples)
+    check_range(0, noise=noise)
+    check_seed(seed=seed)
     powers = None
     for q in noisy(p, samples, noise, seed):
         new = [torch.stack([g,g**2,g**3])/samples for g in q.grads()]

@@ -83,6 +83,8 @@ def sscam(p,
 ):
     "SS-CAM (Wang et al. 2020b, section 3.1): Score-CAM with scores averaged over maps with noise added"
     at_least(1, samples=samples)
+    check_range(0, noise=noise)
+    check_seed(seed=seed)
     def _scores(maps, bar):
         g,n,size = torch.Generator().manual_seed(seed),maps.shape[1],p.x.shape[2:]
         def _some(cs):

@@ -16,13 +16,19 @@ from fastai import interpret as fastai_interpret
 import functools
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #32116c76
-def _check_learner(learn, ds_idx, dl):
+def _check_learner(learn, ds_idx, dl, act=None):
     "Raise `ValueError` where there is no loss function, or no such data set"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"An interpretation is of a Learner, not of a {type(learn).__name__}.")
+    if dl is not None and not hasattr(dl, 'dataset'):
+        raise TypeError("`dl` is a DataLoader with labels, such as `learn.dls.test_dl(items, with_labels=True)`; "
+                        f"it is {dl!r}.")
+    check_callable(act=act)
     if learn.loss_func is None:
         raise ValueError("Losses are computed here, and the learner has no loss function; set `learn.loss_func`.")
     n = len(learn.dls.loaders)
-    if dl is None and not -n<=ds_idx<n:
-        raise ValueError(f"The learner has no data set {ds_idx}, which is the validation set by default: it has {n}; "
+    if dl is None and (not is_whole(ds_idx) or not -n<=ds_idx<n):
+        raise ValueError(f"The learner has no data set {ds_idx!r}, which is the validation set by default: it has {n}; "
                          "choose another with `ds_idx`, or pass `dl`.")
 
 class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
@@ -35,7 +41,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         act=None # Override default or set prediction activation function
     ):
         "Construct interpretation object from a learner; raises `ValueError` without items, or without a loss function"
-        _check_learner(learn, ds_idx, dl)
+        _check_learner(learn, ds_idx, dl, act)
         # the loader of the training set augments, so that its losses would not be those of the images shown
         if dl is None and ds_idx==0 and isinstance(learn.dls.train_ds, Datasets) and type(learn.dls.train) is TfmdDL:
             dl = learn.dls.test_dl(learn.dls.train.items, with_labels=True)
@@ -53,9 +59,11 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         items:bool=False # Whether to return input items
     ):
         "`k` largest(/smallest) losses and indexes, defaulting to all; raises `ValueError` for more than there are"
+        check_flag(largest=largest, items=items)
         self._follow()
         n = len(self.losses)
-        if k is not None and not 0<k<=n: raise ValueError(f"k={k} is out of range: there are {n} items.")
+        if k is not None and (not is_whole(k) or not 0<k<=n):
+            raise ValueError(f"k={k!r} is out of range: `k` is a number of items, and there are {n}.")
         return super().top_losses(k, largest, items)
 
     def plot_top_losses(self,
@@ -73,8 +81,9 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         **kwargs # `nrows`, `ncols`, `figsize`, and options of the method; without `heatmap` those of fastai
     ): # The figure, with `heatmap=True`
         "Show `k` largest(/smallest) preds and losses, with heatmaps if wanted; raises `ValueError` for too large a `k`"
+        check_flag(largest=largest, heatmap=heatmap, show_text=show_text, return_fig=return_fig)
         if not heatmap:
-            super().plot_top_losses(k, largest, **kwargs)
+            super().plot_top_losses(self._checked_k(k), largest, **kwargs)
             return finished(plt.gcf()) if return_fig else None
         idxs = self._top_idxs(k, largest)
         return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, heatmap_thresh, show_text, **kwargs)
@@ -90,6 +99,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         **kwargs # `nrows`, `ncols`, `figsize`, and options of the method; without `heatmap` those of fastai
     ): # The figure, with `heatmap=True`
         "Show predictions and targets of `idxs`, with heatmaps if wanted"
+        check_flag(heatmap=heatmap)
         if not heatmap: return super().show_results(idxs, **kwargs)
         return self._plot_heatmaps(idxs, method, target, layer, alpha, cmap, None, True, **kwargs)
 
@@ -112,10 +122,18 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
 
     def _top_idxs(self, k, largest):
         "Indices of the `k` largest(/smallest) losses, or of those that a list or range `k` picks from the sorted ones"
-        if np.ndim(k)==0 and not isinstance(k, (range,Generator)): return self.top_losses(int(k), largest)[1]
-        k,n = [int(i) for i in k],len(self.losses)
-        if bad := [i for i in k if not -n<=i<n]: raise ValueError(f"k={bad[0]} is out of range: there are {n} items.")
-        return self.top_losses(None, largest)[1][k]
+        k = self._checked_k(k)
+        return self.top_losses(k, largest)[1] if is_whole(k) else self.top_losses(None, largest)[1][list(k)]
+
+    def _checked_k(self, k):
+        "A number of losses, or a list of those of the sorted ones that are meant"
+        n,several = len(self.losses),np.ndim(k)>0 or isinstance(k, (list,tuple,L,range,Generator))
+        ks = listed_numbers(k)
+        if not ks or not all(map(is_whole, ks)):
+            raise ValueError(f"`k` is a number of losses, or which of the sorted ones; it is {k!r}.")
+        if bad := [i for i in ks if not (-n<=i<n if several else 0<i<=n)]:
+            raise ValueError(f"k={bad[0]} is out of range: there are {n} items.")
+        return ks if several else ks[0]
 
 # %% ../../nbs/interpret/04_interpretation.ipynb #96633545
 class SegmentationInterpretation(Interpretation, fastai_interpret.SegmentationInterpretation):
@@ -196,7 +214,10 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
     @functools.wraps(fastai_interpret.ClassificationInterpretation.plot_confusion_matrix)
     def plot_confusion_matrix(self, normalize=False, title='Confusion matrix', cmap='Blues', norm_dec=2, plot_txt=True,
                               **kwargs):
-        opts = dict(normalize=normalize, cmap=cmap, norm_dec=norm_dec, plot_txt=plot_txt)
+        check_flag(normalize=normalize, plot_txt=plot_txt)
+        at_least(0, norm_dec=norm_dec)
+        check_figsize(kwargs.get('figsize'))
+        opts = dict(normalize=normalize, cmap=as_cmap(cmap), norm_dec=norm_dec, plot_txt=plot_txt)
         if not self.multi_label: return super().plot_confusion_matrix(title=title, **opts, **kwargs)
         _plot_tables(self.confusion_matrix(), self.vocab, title, **opts, **kwargs)
 
@@ -204,6 +225,7 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
         min_val=1 # Smallest number of confusions
     )->list: # `(actual, predicted, number)`; with several labels `(missed, predicted in its place, number of images)`
         "The pairs of classes that are confused most often, in descending order"
+        check_range(min_val=min_val)
         if not self.multi_label: return super().most_confused(min_val)
         d,t = (to_np(o).astype(bool).astype(int) for o in self._decoded())
         both = ((1-d)*t).T @ (d*(1-t))
@@ -224,7 +246,9 @@ def _with_heatmaps(f):
     if hasattr(f, '_fastattn'): return f
     @functools.wraps(f)
     def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True, heatmap=False, **kwargs):
+        check_flag(heatmap=heatmap)
         if not heatmap: return f(self, ds_idx=ds_idx, dl=dl, max_n=max_n, shuffle=shuffle, **kwargs)
+        check_flag(shuffle=shuffle)
         _check_learner(self, ds_idx, dl)
         at_least(1, max_n=max_n)
         dl = ifnone(dl, self.dls[ds_idx])
