@@ -87,8 +87,8 @@ def smoothgrad(p,
 ):
     "SmoothGrad (Smilkov et al. 2017, section 3): absolute mean gradient over noisy copies, maximum over channels"
     at_least(1, samples=samples)
-    if not noise>0:
-        raise ValueError(f"`noise` must be above zero (it is a share of the image's range); it is {noise!r}.")
+    check_range(0, without=[0], noise=noise)
+    check_seed(seed=seed)
     tunnel = _captum('NoiseTunnel')(_captum('Saliency')(_score(p)))
     p.out # fixes the predicted class on the images without noise
     def _one(x, idx, rows):
@@ -175,6 +175,7 @@ def integrated_gradients(p,
 ):
     "Integrated gradients (Sundararajan et al. 2017, eq. 1), by Gauss-Legendre quadrature, summed over the channels"
     at_least(1, steps=steps)
+    if within is not None: check_range(0, within=within)
     ig = _captum('IntegratedGradients')(_score(p))
     def _part(x, idx, rows):
         b = _baseline_for(baseline, x, idx, len(p.x))
@@ -225,7 +226,7 @@ def deeplift(p,
 
 # %% ../../nbs/attribution/02_pixels.ipynb #3ae1d4c2
 def _check_window(window, stride, h, w):
-    at_least(1, window=window, stride=stride)
+    at_least(1, stride=stride)
     if window<=min(h,w) and stride<=window: return
     raise ValueError(f"`window` must lie between 1 and {min(h,w)} (the image is {h} x {w}) and `stride` between 1 and "
                      f"`window`; they are {window} and {stride}.")
@@ -240,6 +241,7 @@ def occlusion(p,
     "Occlusion (Zeiler and Fergus 2014, section 4.2): mean drop of the score when a window over the pixel is covered"
     c,h,w = p.x.shape[1:]
     window = ifnone(window, max(1, min(h,w)//8))
+    at_least(1, window=window)
     stride = ifnone(stride, max(1, window//2))
     _check_window(window, stride, h, w)
     with Bar((math.ceil((h-window)/stride)+1)*(math.ceil((w-window)/stride)+1)*len(p.x)) as bar:
@@ -280,9 +282,10 @@ def rise(p,
     max_bytes:int=None # Bytes that a pass may take; None is 1 GB
 ):
     "RISE (Petsiuk et al. 2018, eq. 6): mean of random masks, weighted by their score less the mean score"
-    p.out # fixes the predicted class on the whole images
-    if not 0<keep<1: raise ValueError(f"`keep` is the chance that a cell is visible, between 0 and 1; it is {keep}.")
+    check_range(0, 1, [0,1], keep=keep)
+    check_seed(seed=seed)
     at_least(1, masks=masks, cells=cells)
+    p.out # fixes the predicted class on the whole images
     mask = _random_masks(masks, cells, keep, seed, p.x.shape[-2:])
     with Bar(masks*len(p.x)) as bar:
         def _part(x, idx, rows):

@@ -89,11 +89,13 @@ def plot_queries(self:DetrAttention,
 )->plt.Figure:
     "Each query's map over the picture, above its box and its class; of deformable attention the sampling points"
     one_of(('attention','relevance'), method=method)
+    check_inches(scale=scale)
+    check_drawing(**kwargs)
+    if ncols is not None: at_least(1, ncols=ncols)
     pic,found = self.picture(img),self.predictions(queries)
     width = _panel_width(pic, scale)
     if not len(found): return self._plot_none(pic, width)
     maps,boxes = self._maps_for(found.keep, pic, method, layer, head),self.boxes_on(pic.size, found.boxes)
-    if ncols is not None: at_least(1, ncols=ncols)
     ncols = ncols or min(len(found), max(2, int(14/width)))
     nrows = math.ceil(len(found)/ncols)
     with plain_text():
@@ -155,6 +157,8 @@ def plot_points(self:DetrAttention,
     **kwargs # See `Heatmap.overlay`
 )->plt.Figure:
     "Self-attention of the encoder at some points, around the picture on which they are marked"
+    check_inches(scale=scale)
+    check_drawing(clip=clip, **kwargs)
     pic = self.picture(img)
     pts = [(x*pic.width,y*pic.height) for x,y in _reference] if points is None else as_points(points)
     maps = self.point_maps(pts, pic, direction, layer, head)
@@ -195,6 +199,7 @@ def explore(self:DetrAttention,
     width:int=420 # Width of the picture on the page in pixels
 )->ClickThrough:
     "A page to click through: every point and box of the picture shows its map"
+    at_least(16, width=width)
     pic = self.picture(img)
     enc = self.matrix('encoder', encoder_layer, head) if self.trace.encoder else None
     dec = self.query_maps(img=pic, layer=layer, head=head).raw.flatten(1) if self.trace.cross else None

@@ -7,6 +7,7 @@ __all__ = ['GateMask', 'AttentionGate', 'UnetBlock', 'DynamicUnet', 'gate_masks'
 
 # %% ../../nbs/models/03_unet.ipynb #f4e45382
 from fastai.vision.all import *
+from ..checks import *
 from fastai.vision.models import unet as fastai_unet
 from ..image.heatmap import *
 from ..core.hooks import *
@@ -85,6 +86,8 @@ class DynamicUnet(fastai_unet.DynamicUnet):
         pretrained:bool=False, # Download weights, where `encoder` is a name or a function?
         **kwargs
     ):
+        at_least(1, n_out=n_out)
+        check_flag(attention=attention, pretrained=pretrained)
         img_size = image_size(img_size)
         encoder = as_encoder(encoder, img_size, unpack=attention, pretrained=pretrained)
         device,dtype = one_param(encoder).device,one_param(encoder).dtype
