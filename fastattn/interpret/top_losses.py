@@ -88,8 +88,6 @@ def heatmaps(self:HeatmapMixin,
 )->Heatmap: # `(len(idxs),h,w)` in pixels of the model's input
     "Heatmaps of some items, computed in batches"
     idxs = _indices(idxs, len(self.losses))
-    if isinstance(target, (list,tuple,L,Tensor,np.ndarray)) and np.ndim(target)>0 and len(target)!=len(idxs):
-        raise ValueError(f"{len(target)} targets were given for {len(idxs)} items; give one for all, or one for each.")
     with undisturbed(self.learn):
         dl = self.learn.dls.test_dl(self._items(idxs), with_labels=True, bs=min(len(idxs), self.dl.bs), num_workers=0)
         def _explain(i, b):
@@ -287,6 +285,8 @@ def _plot_heatmaps(self:HeatmapMixin, idxs, method, target, layer, alpha, cmap, 
         if v is not None: at_least(1, **{k:v})
     if thresh is not None: at_least(0, heatmap_thresh=thresh)
     idxs = _indices(idxs, len(self.losses))
+    if isinstance(target, (list,tuple,L,Tensor,np.ndarray)) and np.ndim(target)>0 and len(target)!=len(idxs):
+        raise ValueError(f"{len(target)} targets were given for {len(idxs)} items; give one for all, or one for each.")
     self._follow()
     # of one item fastai takes off the axis of the batch, where the model gives one number
     with self.learn.no_bar(): inps,preds,targs,decoded,losses = self[idxs*2 if len(idxs)==1 else idxs]
