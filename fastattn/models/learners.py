@@ -7,6 +7,7 @@ __all__ = ['features_grid', 'unet_split', 'attention_learner', 'attention_unet_l
 
 # %% ../../nbs/models/05_learners.ipynb #f9cbff12
 from fastai.vision.all import *
+from ..checks import *
 from ..core.hooks import *
 from ..core.grids import *
 from ..core.layers import *
@@ -53,9 +54,16 @@ _head_args = [n for n in inspect.signature(attention_head).parameters
 
 def _count(dls, n_out):
     "The number of outputs; None reads it from `dls`"
+    if not isinstance(dls, DataLoaders):
+        raise TypeError(f"`dls` is a `DataLoaders` of images, not a {type(dls).__name__}.")
+    if n_out is not None: at_least(1, n_out=n_out)
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError("The number of outputs cannot be read from `dls`; pass `n_out=`.")
     return n_out
+
+def _check_learner_options(lr=defaults.lr, loss_func=None, **kwargs):
+    if not isinstance(lr, slice): check_range(0, without=[0], lr=lr)
+    check_callable(loss_func=loss_func)
 
 def _take_head_options(kwargs, unet):
     "Take the options of `attention_head` out of `kwargs`"
@@ -98,6 +106,11 @@ def attention_learner(
     "A `vision_learner` whose head is soft attention, pooling and a linear layer; takes the options of `attention_head`"
     check_arch(arch)
     n_out = _count(dls, n_out)
+    check_flag(unet=unet, pretrained=pretrained)
+    check_callable(init=init)
+    at_least(1, nf=nf)
+    one_of((*mask_forms,'none'), form=form)
+    _check_learner_options(**kwargs)
     head_kw = _take_head_options(kwargs, unet)
     learn = _headless(dls, arch, n_out=n_out, pretrained=pretrained, **kwargs)
     body = learn.model[0]
@@ -143,6 +156,10 @@ def attention_unet_learner(
 )->Learner:
     "A `unet_learner` whose skips pass attention gates"
     check_arch(arch)
+    check_flag(attention=attention, normalize=normalize, pretrained=pretrained)
+    at_least(1, n_in=n_in)
+    if cut is not None and not is_whole(cut): check_callable(cut=cut)
+    _check_learner_options(**kwargs)
     n_out,is_name = _count(dls, n_out),isinstance(arch, str)
     if is_name and (weights is not None or cut is not None): raise ValueError(
         f"`weights` and `cut` are for functions such as `resnet18`; {arch!r} is a timm name, "
@@ -172,6 +189,8 @@ def demo_learner(
     base:str|Path=None # Folder to keep the images and the weights in; None is fastai's data folder
 )->Learner: # In evaluation mode
     "An `attention_learner` for `demo_dls`, trained on the first call and loaded on later ones"
+    at_least(1, epochs=epochs)
+    check_seed(seed=seed)
     with no_random(seed):
         dls = demo_dls(n, bs=32, base=base)
         learn = attention_learner(dls, demo_arch, pretrained=False, activation='softmax', first_bn=True,
@@ -192,6 +211,9 @@ def demo_detr_learner(
     **kwargs # Options of `Learner`
 )->Learner: # In evaluation mode
     "A `Learner` with `demo_detr` for `demo_dls(boxes=True)`, trained on the first call and loaded on later ones"
+    at_least(1, epochs=epochs)
+    at_least(16, n=n)
+    check_range(0, without=[0], lr=lr)
     body = demo_learner(seed, base=base).model[0]
     with no_random(seed):
         dls = demo_dls(n, bs=16, boxes=True, base=base)
