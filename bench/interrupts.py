@@ -3,7 +3,7 @@
 An interrupt comes as Ctrl-C does (SIGINT), or as an exception that another thread raises in this one, which comes
 between any two steps of Python. Run again with the same seed, the moments are drawn again, and fall elsewhere: they are
 times."""
-import argparse, copy, ctypes, io, os, pickle, random, signal, threading, time, warnings
+import argparse, ctypes, io, os, pickle, random, signal, threading, time, warnings
 from collections import Counter
 from fastai.vision.all import *
 from fastattn.all import *
@@ -12,6 +12,7 @@ from fastattn.detr.model import demo_detr
 from torch import overrides
 from torch._dynamo import eval_frame
 from common import write
+import copy # fastai has a function of that name
 
 _hooks = '_forward_hooks','_forward_pre_hooks','_backward_hooks','_backward_pre_hooks'
 
@@ -63,7 +64,8 @@ def scenarios(seed):
     vit = demo_vit(size=32).train()
     for m in ('auto','gradcam','layercam','scorecam','ablationcam','fullgrad','deeplift','integrated_gradients',
               'guided_backprop','occlusion','rise','saliency'):
-        if m in explainers: res[m] = learn.model,partial(explain, learn, x, m),True
+        few = dict(rise=dict(masks=200), integrated_gradients=dict(steps=8), occlusion=dict(window=16, stride=8)).get(m, {})
+        res[m] = learn.model,partial(explain, learn, x[:4], m, **few),True
     for m in ('auto','rollout','relevance','legrad','value_attention','gradcam'):
         res[f'vit {m}'] = vit,partial(explain, vit, x, m),True
     pic = learn.dls.valid_ds.items[0]
@@ -71,7 +73,8 @@ def scenarios(seed):
     def traced(cls, m):
         with cls(m, '*'), torch.no_grad(): m(x)
     net = learn.model
-    res['Trace'] = net,lambda: traced(Trace, net),True
+    still = copy.deepcopy(net).eval()
+    res['Trace'] = still,lambda: traced(Trace, still),True
     def attention():
         with AttentionTrace(vit), torch.no_grad(): vit(x)
     vit2 = copy.deepcopy(vit).eval()

@@ -40,13 +40,7 @@ class _Layerwise(AttentionTrace):
         super().__init__(model, *patterns, **kwargs)
         self.images = images
 
-    def __enter__(self):
-        super().__enter__()
-        try: self._hook_blocks()
-        except BaseException: self.__exit__(*sys.exc_info()); raise
-        return self
-
-    def _hook_blocks(self):
+    def more_hooks(self):
         self.info,self.tokens,self.out = attentions(self.model, self.images),[],None
         block = candidates(self.model, self.images).every.get(self.info.blocks[self.info.names[-1]])
         self.first = block is not None and block.grid.kind=='tokens_first' # (tokens,bs,c), as in PyTorch's own encoder
@@ -56,9 +50,9 @@ class _Layerwise(AttentionTrace):
         ran = set()
         for n in self.info.names:
             m = self.model.get_submodule(self.info.blocks[n])
-            self.on_exit(m.register_forward_pre_hook(_detached, with_kwargs=True).remove)
-            self.on_exit(m.register_forward_hook(partial(self._collect, n, ran)).remove)
-        self.on_exit(self.model.register_forward_hook(self._split).remove)
+            m.register_forward_pre_hook(_detached, with_kwargs=True)
+            m.register_forward_hook(partial(self._collect, n, ran))
+        self.model.register_forward_hook(self._split)
 
     def _collect(self, name, ran, m, args, out):
         "Keep the tokens after a block; the last block hands on those of all layers"

@@ -8,15 +8,15 @@ __all__ = ['AttentionTrace']
 # %% ../../nbs/attention/03_trace.ipynb #734f91b8
 from fastai.basics import *
 from ..checks import *
+from ..core.unchanged import *
 from ..core.hooks import *
 from .call import *
 from .kernels import *
 from collections.abc import Mapping
-from contextlib import ExitStack
 import itertools
 
 # %% ../../nbs/attention/03_trace.ipynb #a6e2679d
-class AttentionTrace(KernelCalls, Mapping):
+class AttentionTrace(Recording, KernelCalls, Mapping):
     "Record what the heads of `model` attend to while the `with` block lasts, as `{module name: (bs,heads,q,k)}`"
     def __init__(self,
         model:nn.Module, # Any transformer: timm, transformers, torchvision, or your own; compiled or in `DataParallel`
@@ -36,37 +36,31 @@ class AttentionTrace(KernelCalls, Mapping):
         self._wanted = set(match_modules(model, *patterns)) if patterns else None
         self.model,self.patterns,self.heads,self.rows = unwrap(model),patterns,heads,rows
         self.only = None # `(module, run)`: keep what attends inside that run alone
-        self._stack = ExitStack()
 
-    def __enter__(self):
+    def begin(self):
         self._reset()
         self.seen,self._ids,self._counts = {},itertools.count(),Counter()
         if self.grad and torch.is_inference_mode_enabled():
             raise RuntimeError("Gradients of attention cannot be computed in inference mode: use `torch.no_grad()` "
                                "instead, or leave out `grad=True`.")
-        with ExitStack() as stack:
-            stack.enter_context(eagerly())
-            stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-            stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-            torch.backends.mha.set_fastpath_enabled(False) # it bypasses `multi_head_attention_forward`
-            for n,m in self.model.named_modules():
-                if _may_attend(m): self._add_hooks(n, m, stack)
-            stack.enter_context(Intercept(self))
-            self._stack = stack.pop_all()
-        return self
+        return super().begin()
+
+    def start(self):
+        eagerly().begin()
+        torch.backends.mha.set_fastpath_enabled(False) # it bypasses `multi_head_attention_forward`
+        for n,m in self.model.named_modules():
+            if _may_attend(m): self._add_hooks(n, m)
+        self.more_hooks()
+        Intercept(self).__enter__()
 
     def __exit__(self, *exc):
-        self._stack.close()
-        self._stack = ExitStack()
+        super().__exit__(*exc)
         if exc[0] is not None: return
         for c in self.calls: self._locate_windows(c)
         if self._bs is not None: self._done()
 
-    def on_exit(self,
-        f # Called without arguments, such as the `remove` of a hook
-    ):
-        "Call `f` when the `with` block ends, also by an exception; for subclasses that add hooks of their own"
-        self._stack.callback(f)
+    def more_hooks(self):
+        "Register hooks on `model`, for subclasses that have some of their own; they end with the block"
 
     def _done(self):
         "Check the record at the end of the `with` block"
@@ -97,9 +91,9 @@ def _may_attend(m):
 
 # %% ../../nbs/attention/03_trace.ipynb #d77b4a41
 @patch
-def _add_hooks(self:AttentionTrace, name, m, stack):
-    stack.callback(m.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True).remove)
-    stack.callback(m.register_forward_hook(partial(self._leave, name), with_kwargs=True, always_call=True).remove)
+def _add_hooks(self:AttentionTrace, name, m):
+    m.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
+    m.register_forward_hook(partial(self._leave, name), with_kwargs=True, always_call=True)
 
 @patch
 def _enter(self:AttentionTrace, name, m, args, kwargs):

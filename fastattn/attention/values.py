@@ -24,12 +24,10 @@ class _ValueTrace(AttentionTrace):
         super().__init__(model, *patterns, values=True, **kwargs)
         self.block,self.tokens = block,None
 
-    def __enter__(self):
-        super().__enter__()
+    def more_hooks(self):
         def _keep(m, args, out):
             if self._is_asked(): self.tokens = main_tensor(out).detach().clone()
-        self.on_exit(self.model.get_submodule(self.block).register_forward_hook(_keep).remove)
-        return self
+        self.model.get_submodule(self.block).register_forward_hook(_keep)
 
 def _value_trace(model, x, layer):
     "Of the last four layers, unless the user names others"

@@ -36,8 +36,8 @@ def _score(p):
     return _f
 
 # %% ../../nbs/attribution/02_pixels.ipynb #7e7f59a2
-def _attributed(p, f, max_bytes=None):
-    "Attributions `(bs,c,h,w)` in float32, from `f(x, idx, rows)` for batches of the images"
+def _attributed(p, f, max_bytes=None, each=1):
+    "Attributions `(bs,c,h,w)` in float32, from `f(x, idx, rows)` for batches of images; each makes `each` rows"
     n,rows = len(p.x),rows_at_once(p.model, p.x, max_bytes)
     if rows<n: p.out # fixes classes and regions for all images
     def _part(ids, rows):
@@ -45,7 +45,7 @@ def _attributed(p, f, max_bytes=None):
         except RuntimeError as e:
             if 'not have been used in the graph' not in str(e): raise
             raise RuntimeError(_cut) from e
-    return torch.cat(in_batches(_part, n, rows))
+    return torch.cat(in_batches(_part, n, rows, each))
 
 # %% ../../nbs/attribution/02_pixels.ipynb #b7aef639
 def _baseline_for(baseline, x, idx, n):
@@ -98,7 +98,7 @@ def smoothgrad(p,
                                 additional_forward_args=idx)
     def _part(x, idx, rows):
         return torch.cat([_one(x[i:i+1].detach().requires_grad_(), idx[i:i+1], rows) for i in range(len(x))])
-    return _attributed(p, _part, max_bytes).abs().amax(1)
+    return _attributed(p, _part, max_bytes, samples).abs().amax(1)
 
 # %% ../../nbs/attribution/02_pixels.ipynb #282acba6
 def _has_relus(m): return any(isinstance(o, (nn.ReLU,nn.ReLU6)) for o in m.modules())
@@ -186,7 +186,7 @@ def integrated_gradients(p,
                              additional_forward_args=idx[k])
             return _with_delta(a, diff[:,k])
         return _refined(_attribute, len(x), steps, within)
-    return _signed_sum(p, _attributed(p, _part, max_bytes))
+    return _signed_sum(p, _attributed(p, _part, max_bytes, 16*steps)) # `within` doubles the steps
 
 # %% ../../nbs/attribution/02_pixels.ipynb #9299de79
 def _in_float32(p):
@@ -252,7 +252,7 @@ def occlusion(p,
             b = _baseline_for(baseline, x, idx, len(p.x)).detach()
             return _captum('Occlusion')(_f).attribute(x.detach(), (c,window,window), (c,stride,stride), b,
                 additional_forward_args=idx, perturbations_per_eval=max(1, rows//len(x)))
-        return _attributed(p, _part, max_bytes).mean(1) # all channels hold the same
+        return _attributed(p, _part, max_bytes, p.x[0,0].numel()//stride**2+1).mean(1) # all channels hold the same
 
 # %% ../../nbs/attribution/02_pixels.ipynb #b8e6e343
 def _random_masks(n, cells, keep, seed, size):
@@ -297,5 +297,5 @@ def rise(p,
                 with torch.autocast(x.device.type, enabled=False): sums = sums + _sums(s, m[:,0].float())
                 bar.step(len(m)*n)
             return sums/masks
-        sm,s,m = _attributed(p, _part, max_bytes).unbind(1)
+        sm,s,m = _attributed(p, _part, max_bytes, masks).unbind(1)
     return (sm-s*m)/m.clamp(min=1/masks) # covariance of score and mask, divided by the mean mask

@@ -8,9 +8,9 @@ __all__ = ['BiasTrace', 'fullgrad']
 # %% ../../nbs/cams/02_fullgrad.ipynb #7e981a42
 from fastai.vision.all import *
 from ..image.heatmap import *
+from ..core.unchanged import *
 from ..core.calls import *
 from ..core.pipeline import *
-from contextlib import ExitStack
 
 # %% ../../nbs/cams/02_fullgrad.ipynb #f61ff871
 def _batch_norm_args(args, kwargs):
@@ -41,7 +41,7 @@ class _BiasMode(torch.overrides.TorchFunctionMode):
         return out if bias is None else self.keep(out, bias)
 
 # %% ../../nbs/cams/02_fullgrad.ipynb #f053cf8f
-class BiasTrace:
+class BiasTrace(Recording):
     "Records, inside its `with` block, the outputs of all calls that add a bias to a feature map"
     def __init__(self,
         model:nn.Module, # In evaluation mode
@@ -53,17 +53,11 @@ class BiasTrace:
             raise ValueError(f"'fullgrad' reads all runs of a module as one, and {turned[0]!r} sees the image mirrored "
                              "or on its side in some of them; 'gradcam' turns these back.")
         self.names,self.size,self.model = [],tuple(x.shape[-2:]),model
-        self._stack = ExitStack()
 
-    def __enter__(self):
+    def start(self):
         self.seen,self.biases,self.x = [],[],None
-        with ExitStack() as stack:
-            stack.callback(self.model.register_forward_pre_hook(self._begin).remove)
-            stack.enter_context(_BiasMode(self._keep))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc): self._stack.close()
+        self.model.register_forward_pre_hook(self._begin)
+        _BiasMode(self._keep).__enter__()
 
     def _begin(self, m, args):
         "Begin the graph at the input"

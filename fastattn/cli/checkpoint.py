@@ -210,6 +210,10 @@ def _check_json(meta, name):
     except (TypeError,ValueError) as e:
         raise ValueError(f"The metadata of {name} are no JSON ({e}).") from None
 
+def _is_checkpoint(folder):
+    try: return bool(read_metadata(folder))
+    except (OSError,ValueError): return False
+
 def check_savable(
     learn, # From `attention_learner`, with `DataLoaders` from `folder_dls`
     folder, # Folder to save it into
@@ -230,6 +234,7 @@ def check_savable(
     _check_json(meta, 'this learner')
     for f in (Path(folder)/weights_file,Path(folder)/metadata_file):
         if os.path.isdir(f): raise IsADirectoryError(f"{str(f)!r} is a folder; choose another for the model.")
+        if not _is_checkpoint(folder): refuse_others(f)
     if export: _check_pickle(learn)
     check_room(folder, weights_bytes(learn.model)*(1+export)+more, 'the model')
     return meta
@@ -244,11 +249,10 @@ def save_checkpoint(
     from safetensors.torch import save_file
     meta,folder = check_savable(learn, folder, **about),Path(folder)
     state = {k:v.detach().cpu().contiguous().clone() for k,v in learn.model.state_dict().items()}
-    with whole_file(folder/weights_file) as f:
-        save_file(state, f)
-        meta['weights_sha256'] = hashlib.sha256(f.read_bytes()).hexdigest()
-    with whole_file(folder/metadata_file) as f:
-        f.write_text(json.dumps(meta, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+    with whole_files(folder/weights_file, folder/metadata_file) as (weights,metadata): # they belong together
+        save_file(state, weights, dict(made_by=generator))
+        meta['weights_sha256'] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        metadata.write_text(json.dumps(meta, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     return meta
 
 # %% ../../nbs/cli/01_checkpoint.ipynb #28b27d81

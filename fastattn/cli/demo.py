@@ -76,7 +76,10 @@ def run_demo(
 )->dict: # What `summary.json` says
     "Make the set, train, write four figures and `summary.json`; raises where `out` holds other files than its own"
     if epochs<1: raise ValueError(f"--epochs must be at least 1, not {epochs}.")
-    out,start = claim_folder(out, 'fastattn_demo'),time.time()
+    with only_one(out, '--out') as out: return _run(claim_folder(out, 'fastattn_demo'), epochs, seed, n, size)
+
+def _run(out, epochs, seed, n, size):
+    start = time.time()
     check_room(out, 10_000_000, 'the figures')
     print(f'Making or finding {n} photographs with stickers ...')
     dls = demo_dls(n=n, size=size, bs=BS, seed=seed)

@@ -304,7 +304,12 @@ def run_train(
     """Train on a folder, and save the model, its metadata and four figures
 
     Raises `ValueError` or `OSError`, before a batch is trained, for all that could not be saved at the end."""
-    cfg,out,start,dev = ifnone(cfg, TrainConfig()),Path(model_save_path),time.time(),pick_device(device)
+    cfg,out,dev = ifnone(cfg, TrainConfig()),Path(model_save_path),pick_device(device)
+    with only_one(out, '--model_save_path'):
+        return _train(data_folder, cfg, out, num_classes, dev, resume, overwrite, skip_bad, export, num_workers)
+
+def _train(data_folder, cfg, out, num_classes, dev, resume, overwrite, skip_bad, export, num_workers):
+    start = time.time()
     if claim_model_folder(out, resume, overwrite): return _completed(out, cfg)
     learn = folder_learner(data_folder, cfg, num_classes, dev, skip_bad, num_workers, [out])
     _check_end(learn, cfg, out, export)
@@ -315,8 +320,6 @@ def run_train(
           f"{cfg.epoch} epochs, augmentation: {cfg.augment}.")
     about = dict(dataclasses.asdict(cfg), device=dev.type, classes=lf.classes, train=digest(lf.train, lf.path),
                  valid=digest(lf.valid, lf.path))
-    out.mkdir(parents=True, exist_ok=True)
-    sweep(out)
     if overwrite: (out/state_file).unlink(missing_ok=True) # the older model stays until the new one replaces it
     rows = fit_resumable(learn, usual_phases(cfg.epoch, cfg.lr, cfg.pretrained), out/state_file, about, resume)
     return _finish(learn, cfg, out, rows, time.time()-start, export)

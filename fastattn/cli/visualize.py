@@ -258,6 +258,14 @@ def _report(bad, drawn, kept, secs, out, most=20):
     rate = f' ({drawn/secs:.1f} a second)' if drawn else ''
     print(f"{drawn} drawn{rate}, {kept} there already. Look at {sheet_file} in {str(out)!r}.")
 
+def _check_inside(d, out):
+    "Sweep a folder for strips; raises `FileExistsError` where a symbolic link would lead out of the output's folder"
+    for p in (d, *d.parents):
+        if p==out: break
+        if p.is_symlink(): raise FileExistsError(f"{str(p)!r} is a symbolic link, which is not followed; remove it, "
+                                                 "or choose another folder with --out.")
+    if d.is_dir(): sweep(d)
+
 def run_visualize(
     data_folder, # Folder of pictures, also in folders
     out='output', # Folder for the strips and the contact sheet
@@ -275,6 +283,11 @@ def run_visualize(
     if img_size is not None and img_size<1: raise ValueError(f"--img_size must be at least 1, not {img_size}.")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
+    if not root.is_dir(): picture_files(root) # raises
+    with only_one(out, '--out'):
+        return _visualize(root, out, checkpoint, method, target, img_size, batch_size, device, overwrite)
+
+def _visualize(root, out, checkpoint, method, target, img_size, batch_size, device, overwrite):
     files,where = _photographs(root, out),find_checkpoint(checkpoint)
     check_room(out, 2**20, 'the contact sheet')
     learn = load_checkpoint(where, img_size, device)
@@ -284,8 +297,7 @@ def run_visualize(
     check_room(out, 20_000*len(todo), 'the strips') # a small one takes as much
     print(f"{len(files)} pictures, {len(todo)} to draw; {made['method']} of the model in {str(where)!r} "
           f"({arch}, {len(learn.dls.vocab)} classes).")
-    out.mkdir(parents=True, exist_ok=True)
-    for d in {out, *(_strip_of(f, root, out).parent for f in todo)}: sweep(d)
+    for d in {_strip_of(f, root, out).parent for f in todo}: _check_inside(d, out)
     start = time.time()
     bad = _save_strips(learn, todo, root, out, made, batch_size)
     secs,drawn,kept = time.time()-start,len(todo)-len(bad),len(files)-len(todo)

@@ -157,7 +157,7 @@ class asking(unchanged):
     def __init__(self,
         model:nn.Module, # Any model
         learn=None, # A `Learner` or `DataLoaders`, since data loaders have random numbers of their own
-        grad:bool=False # Are gradients recorded? None leaves that as it is
+        grad:bool=False # Are gradients recorded? None is as outside of any `no_grad`
     ):
         super().__init__(model, learn)
         self.grad,self.inference = grad,None
@@ -169,7 +169,7 @@ class asking(unchanged):
         if any(self.standing.modes): self.model.eval()
         # cuDNN's recurrent networks give gradients in training mode only
         if any(isinstance(m, nn.RNNBase) for m in self.standing.modules): torch.backends.cudnn.enabled = False
-        if self.grad is not None: torch.set_grad_enabled(self.grad)
+        torch.set_grad_enabled(self.grad is None or self.grad)
         eagerly().begin()
         return self.model
 

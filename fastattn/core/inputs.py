@@ -119,7 +119,8 @@ def model_of(
     "The model and, if there is one, its learner; raises `TypeError` for anything else"
     if not isinstance(learn, (nn.Module,Learner)):
         raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}; "
-                        "a file is loaded with `load_learner`.")
+                        "a folder of weights is loaded with `load_checkpoint`, and a pickle with "
+                        "`load_learner`, which executes what is in it.")
     return (unwrap(learn.model),learn) if isinstance(learn, Learner) else (unwrap(learn),None)
 
 def batch_of(

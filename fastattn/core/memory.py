@@ -52,10 +52,11 @@ _too_large = ("There is too little memory to send a single image through the mod
 def in_batches(
     f, # Function of a slice of the images, and of the number of rows that may pass through the model at once
     n:int, # Number of images, or of other rows
-    rows:int # Number of rows to begin with
+    rows:int, # Number of rows to begin with
+    each:int=1 # Number of rows that one of the `n` may send through the model; more than `n*each` are of no use
 )->list: # What `f` returned, one for each batch
     "Call `f` on batches of `n` images, halved where memory runs out; raises `RuntimeError` if one image is too much"
-    res,done = [],0
+    res,done,rows = [],0,min(rows, max(1, n*each))
     while done<n:
         part,failed = slice(done, min(done+rows, n)),None
         try: res.append(f(part, rows))

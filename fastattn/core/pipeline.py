@@ -258,7 +258,7 @@ def _why_empty(raw, e, p):
 
 # %% ../../nbs/core/13_pipeline.ipynb #92e72ab0
 def explain(
-    learn, # A `Learner` (also from `load_learner`), or any `nn.Module`
+    learn, # A `Learner` (also from `load_checkpoint` or `load_learner`), or any `nn.Module`
     x, # A batch `(bs,c,h,w)`, or a tuple of all inputs of the model; or what the learner reads, such as a path
     method:str='auto', # A name in `explainers`; `'auto'` takes the one that suits the model best
     target=None, # None (predicted class), a class by number or name, one per image, or `f(output, idx) -> (rows,)`
@@ -287,8 +287,9 @@ def explain(
     images; `TypeError` where `learn`, `x` or `layer` is of another type; `RuntimeError` where the method needs
     gradients and none reach the layer."""
     if not isinstance(learn, (nn.Module,Learner)):
-        raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; a file is loaded with "
-                        "`load_learner`, and of an exported program `.module()` is a model.")
+        raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; a folder of weights is "
+                        "loaded with `load_checkpoint`, a pickle with `load_learner`, which executes what is in it, "
+                        "and of an exported program `.module()` is a model.")
     model,learner = (learn,None) if isinstance(learn, nn.Module) else (learn.model,learn)
     size = _size(size)
     one_of(fusions, fuse=fuse)

@@ -27,7 +27,8 @@ from torchvision.ops import box_convert
 def _check_loaded(model):
     if isinstance(model, (str,Path)):
         raise TypeError(f"A model is needed, not its name {str(model)!r}: load it with "
-                        "`AutoModelForObjectDetection.from_pretrained`, or a learner with `load_learner`.")
+                        "`AutoModelForObjectDetection.from_pretrained`, or a learner's pickle with `load_learner`, "
+                        "which executes what is in it.")
 
 def _check_detr(out, model):
     if not is_detr_output(out):

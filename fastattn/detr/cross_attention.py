@@ -65,12 +65,13 @@ class DetrTrace(AttentionTrace):
         self.encoder,self.own,self.cross,self.grid,self.features = [],[],[],None,None
         self._sizes,self._last = [],None
 
-    def __enter__(self):
+    def begin(self):
         self._clear()
-        super().__enter__()
+        return super().begin()
+
+    def more_hooks(self):
         for m in self.model.modules():
-            if isinstance(m, nn.Conv2d): self.on_exit(m.register_forward_hook(self._conv).remove)
-        return self
+            if isinstance(m, nn.Conv2d): m.register_forward_hook(self._conv)
 
     def _conv(self, m, args, out):
         if self.calls and self.pair: return # convolutions behind the encoder belong to a head, such as one for masks

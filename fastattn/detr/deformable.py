@@ -7,10 +7,10 @@ __all__ = ['SampledTrace']
 
 # %% ../../nbs/detr/04_deformable.ipynb #e8ff8d50
 from fastai.vision.all import *
+from ..core.unchanged import *
 from ..core.hooks import *
 from ..attention.tokens import *
 from torch.overrides import TorchFunctionMode
-from contextlib import ExitStack
 
 # %% ../../nbs/detr/04_deformable.ipynb #f02e02c8
 def _as_points(grids, softmaxes):
@@ -35,31 +35,25 @@ def _decoder_layers(model):
 # %% ../../nbs/detr/04_deformable.ipynb #26ef5bb3
 _softmaxes = F.softmax,torch.softmax,Tensor.softmax
 
-class SampledTrace(TorchFunctionMode):
+class SampledTrace(Recording, TorchFunctionMode):
     "Record where the queries of the last decoder layer sample the features, for as long as the `with` block lasts"
     def __init__(self,
         model:nn.Module # A deformable DETR
     ):
         super().__init__()
-        self.model,self._stack = unwrap(model),ExitStack()
+        self.model = unwrap(model)
         self._reset()
 
     def _reset(self, recording=False): self._grids,self._weights,self._recording = [],[],recording
     def _begin(self, m, args): self._reset(recording=True)
     def _end(self, m, args, out): self._recording = False
 
-    def __enter__(self):
+    def start(self):
         self._reset()
-        with ExitStack() as stack:
-            for m in _decoder_layers(self.model):
-                stack.callback(m.register_forward_pre_hook(self._begin).remove)
-                stack.callback(m.register_forward_hook(self._end).remove)
-            self._stack = stack.pop_all()
-        return super().__enter__()
-
-    def __exit__(self, *exc):
-        self._stack.close()
-        return super().__exit__(*exc)
+        for m in _decoder_layers(self.model):
+            m.register_forward_pre_hook(self._begin)
+            m.register_forward_hook(self._end)
+        TorchFunctionMode.__enter__(self)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

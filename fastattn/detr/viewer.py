@@ -121,7 +121,8 @@ _body = """
 def _page():
     "The page, with `__DATA__` for the data"
     script = f"{_functions}if(typeof document!=='undefined'){{{_drawing}{_clicking}}}"
-    page = f'<!doctype html><meta charset="utf-8"><style>{_style}</style>{_body}<script>\n{script}\n</script>'
+    head = f'<meta charset="utf-8"><meta name="generator" content="{generator}"><style>{_style}</style>'
+    page = f'<!doctype html>{head}{_body}<script>\n{script}\n</script>'
     for name in ('blue','orange','sky'): page = page.replace(f'__{name}__', okabe_ito[name])
     return page
 

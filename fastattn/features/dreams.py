@@ -76,7 +76,7 @@ def _check_part(part, shape, layer):
     "Raise `ValueError` where a layer of this shape has no such channel or neuron"
     if part is None: return
     at = part if isinstance(part, tuple) else (part,)
-    if not all(isinstance(o, (int,np.integer)) for o in at):
+    if not all(map(is_whole, at)):
         raise ValueError("In a layer a target is the number of a channel, a neuron (channel, row, column), "
                          f"or None for the whole layer; it is {part!r}.")
     if len(at)>len(shape) or not all(-n<=o<n for o,n in zip(at, shape)):
@@ -124,6 +124,14 @@ def _find_stats(learn, prep):
     cfg = getattr(unwrap(learn), 'pretrained_cfg', None) or {}
     return (cfg['mean'],cfg['std']) if 'mean' in cfg else None
 
+def _checked_stats(stats):
+    "Mean and standard deviation as columns `(c,1,1)`"
+    wrong = "`stats` are mean and standard deviation, such as `imagenet_stats`, finite, the second above 0"
+    try: m,s = (_column(o) for o in stats)
+    except (TypeError,ValueError,RuntimeError): raise ValueError(f"{wrong}; they are {stats!r}.") from None
+    if len(m) and len(m)==len(s) and m.isfinite().all() and s.isfinite().all() and (s>0).all(): return m,s
+    raise ValueError(f"{wrong}; they are {stats!r}.")
+
 def picture_stats(
     learn, # A `Learner` or a model
     prep=None, # For a bare model: a transform from PIL images, or a transformers image processor
@@ -131,7 +139,7 @@ def picture_stats(
 )->tuple: # Two tensors `(c,1,1)`, for pictures in 0..1
     "Mean and standard deviation of the model's normalisation; raises `ValueError` where a bare model has none"
     stats = _find_stats(learn, prep) if stats is None else stats
-    if stats is not None: return tuple(_column(o) for o in stats)
+    if stats is not None: return _checked_stats(stats)
     raise ValueError("A bare model does not say how its pictures are normalised: pass `stats=(mean, std)`, "
                      "such as `imagenet_stats`, or `prep=`, the transform that makes its input.")
 
@@ -143,7 +151,7 @@ def _input_shape(learn, model, size):
         with undisturbed(learn): x = learn.dls.valid.one_batch()[0]
         return tuple(x.shape[1:])
     if size is None: return c,*(getattr(model, 'pretrained_cfg', None) or {}).get('input_size', (c,224,224))[1:]
-    return c,*((size,size) if isinstance(size, int) else tuple(size))
+    return c,*height_and_width(size=size)
 
 # %% ../../nbs/features/06_dreams.ipynb #c9b9e431
 def _cover(pic, shape):
@@ -166,10 +174,10 @@ def _start_pictures(learner, start, n, shape, mean, std):
     takes = f"`start` is 'noise', a picture, or a tensor {shape} as the model takes it"
     if isinstance(start, str) and not Path(start).exists():
         raise FileNotFoundError(f"{takes}; there is no file {start!r}.")
-    if isinstance(start, (int,np.integer)) and learner is not None: start = _validation_item(learner, start)
+    if is_whole(start) and learner is not None: start = _validation_item(learner, start)
     if is_item(start, learner) and not isinstance(start, (list,tuple,L)):
         x = _cover(picture_of(start, learner), shape)
-    elif isinstance(start, Tensor) and start.shape[-3:]==shape:
+    elif isinstance(start, Tensor) and start.shape[-3:]==shape and torch.isfinite(start).all():
         x = (start.as_subclass(Tensor).cpu().float()*std+mean).reshape(-1,*shape)[0]
     else: raise ValueError(f"{takes}, not {start if isinstance(start, str) else type(start).__name__!r}.")
     return x[None].expand(n,-1,-1,-1)
@@ -244,11 +252,19 @@ def _objective(learn, model, target, layer, xb, vocab, objective):
     if not targets: raise ValueError("`target` is an empty list; give at least one class, or part of a layer.")
     if layer is not None: return _LayerObjective(model, targets, layer, xb)
     if isinstance(learn, Learner): vocab = class_names(learn)
+    elif vocab is not None and (isinstance(vocab, (str,dict)) or not is_listy(vocab)):
+        raise TypeError(f"`names` is a list of class names, or None; it is {vocab!r}.")
     return _ClassObjective(learn, model, targets, vocab, xb, objective=='probability')
 
-def _check_size(size):
-    if size is not None and min(L(size))<1:
-        raise ValueError(f"`size` is height and width in pixels, at least 1; it is {size}.")
+def _check_numbers(size, disturb, tv, decay, lr, adversarial, seed):
+    if size is not None: height_and_width(size=size)
+    if disturb is not None and not isinstance(disturb, Views):
+        raise TypeError(f"`disturb` is a `Views`, or None; it is {disturb!r}.")
+    check_range(0, tv=tv)
+    check_range(decay=decay)
+    check_range(0, without=[0], lr=lr)
+    check_flag(adversarial=adversarial)
+    check_seed(seed=seed)
 
 def visualize_class(
     learn, # A `Learner`, or any `nn.Module`
@@ -274,11 +290,13 @@ def visualize_class(
     model,learner = model_of(learn)
     one_of(('probability','logit'), objective=objective)
     at_least(1, steps=steps, views=views, frames=frames)
-    _check_size(size)
+    _check_numbers(size, disturb, tv, decay, lr, adversarial, seed)
     p = next((o for o in model.parameters() if o.is_floating_point()), torch.zeros(1))
     if p.dtype!=torch.float32: model = copy.deepcopy(model).float() # gradients of pixels vanish in half precision
     with asking(model, learner, grad=None):
         (mean,std),shape = picture_stats(learn, prep, stats),_input_shape(learn, model, size)
+        if len(mean) not in (1,shape[0]):
+            raise ValueError(f"`stats` are of {len(mean)} channels, and the model takes {shape[0]}.")
         ask = _objective(learn, model, target, layer, torch.zeros(1, *shape, device=p.device), names, objective)
         n,(c,*hw) = len(ask.names),shape
         begin = _start_pictures(learner, start, n, shape, mean, std)

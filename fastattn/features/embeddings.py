@@ -8,6 +8,7 @@ __all__ = ['Embeddings', 'in_order', 'as_validation', 'item_list', 'embeddings']
 # %% ../../nbs/features/02_embeddings.ipynb #4edb6d07
 from fastai.vision.all import *
 from ..checks import *
+from ..image.origin import *
 from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.reading import *
@@ -69,6 +70,7 @@ def _yields(dl):
 def _check_readable(o, cls):
     "Raise an error that names the file where `o` is one that cannot be opened; only its header is read"
     if not isinstance(o, (str,Path)): return
+    if os.path.lexists(o): regular_file(o) # a pipe would be waited for without end
     try:
         with Image.open(o): pass
     except Exception: open_picture(o, cls) # opens what Pillow alone does not, or says why it cannot

@@ -126,7 +126,7 @@ def _read_index(index, origin, dl):
     try: tensors,meta = read_header(index)
     except ValueError as e:
         raise ValueError(f"{str(index)!r} is no index ({unreadable(e)}); "
-                         "give another name, or pass `overwrite=True`.") from e
+                         "give another name.") from e
     for k,why in _changes.items():
         if meta.get(k)!=origin[k]:
             raise ValueError(f"The index {str(index)!r} {why}; give another name, "
@@ -156,6 +156,7 @@ def _indexed(learn, dl, layer, index, overwrite):
     origin = _origin(learn, dl, layer)
     if os.path.lexists(index): regular_file(index) # a pipe would be waited for without end
     if index.exists() and not overwrite: return _read_index(index, origin, dl)
+    refuse_others(index)
     emb = embeddings(learn, dl, layer)
     _write_index(index, origin, emb)
     return emb

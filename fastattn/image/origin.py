@@ -88,7 +88,8 @@ def listing(
     def _about(f): return [f.stat().st_size, hashlib.sha256(f.read_bytes()).hexdigest()]
     return {f.name:_about(f) for f in sorted(Path(folder).iterdir())}
 
-def _is_made_here(said): return isinstance(said, dict) and str(said.get('made_by')).startswith(generator)
+def _is_made_here(said):
+    return isinstance(said, dict) and any(str(said.get(k)).startswith(generator) for k in ('made_by','format'))
 
 def _folder_is_ours(path):
     "Does a JSON file in the folder claim all the others?"
@@ -103,7 +104,7 @@ def _folder_is_ours(path):
 def _file_is_ours(path):
     kind = path.suffix.lower()
     if kind=='.json': return _is_made_here(json_in(path, ''))
-    if kind=='.safetensors': return read_header(path)[1].get('made_by')==generator
+    if kind=='.safetensors': return _is_made_here(read_header(path)[1])
     if kind in ('.htm','.html'):
         with open(path, 'rb') as f: return f'<meta name="generator" content="{generator}">'.encode() in f.read(4096)
     with Image.open(path) as im:

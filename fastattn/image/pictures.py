@@ -7,6 +7,7 @@ __all__ = ['upright', 'Photo', 'unreadable', 'open_picture', 'printable', 'shown
 
 # %% ../../nbs/image/04_pictures.ipynb #8dfc5f99
 from fastai.vision.all import *
+from .origin import *
 from .heatmap import *
 from PIL import Image,ImageOps,UnidentifiedImageError
 import io
@@ -24,16 +25,21 @@ def _eight_bits(im):
 
 # %% ../../nbs/image/04_pictures.ipynb #a1a8b8cb
 def upright(
-    im # PIL image
+    im, # PIL image
+    own:bool=False # May the image be turned itself? A copy of a large one takes as much memory again
 )->Image.Image: # RGB
     "The image as people see it: the right way up, 8 bits deep, white where transparent; of an animation one frame"
-    try: im = ImageOps.exif_transpose(im)
+    try:
+        if own: ImageOps.exif_transpose(im, in_place=True)
+        else: im = ImageOps.exif_transpose(im)
     except Exception: pass # damaged camera notes: the picture as it was stored
     im = _eight_bits(im)
     if im.has_transparency_data:
         im = im.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
-    return im.convert('RGB')
+    if not own or im.mode!='RGB': return im.convert('RGB')
+    im.load()
+    return im._new(im.im) # the same pixels, as fastai's `load_image` takes them
 
 class Photo(PILImage):
     "fastai's `PILImage`, read by `upright`"
@@ -46,7 +52,7 @@ class Photo(PILImage):
         if isinstance(fn, cls): return fn
         if isinstance(fn, Image.Image): return cls(upright(fn))
         if not isinstance(fn, (str,Path,bytes)): return super().create(fn, **kwargs)
-        with Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn) as im: return cls(upright(im))
+        with Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn) as im: return cls(upright(im, own=True))
 
 # %% ../../nbs/image/04_pictures.ipynb #d52538ea
 def unreadable(
@@ -65,6 +71,7 @@ def _check_file(fn):
     if not there: raise FileNotFoundError(f"There is no file {str(fn)!r}.")
     if fn.is_dir():
         raise IsADirectoryError(f"{str(fn)!r} is a folder; give a picture, or `get_image_files({str(fn)!r})`.")
+    regular_file(fn) # a pipe would be waited for without end
     if fn.stat().st_size==0: raise ValueError(f"{str(fn)!r} is empty (zero bytes).")
 
 def open_picture(

@@ -8,6 +8,7 @@ __all__ = ['randomise', 'top_down', 'rank_correlation', 'sanity_check']
 # %% ../../nbs/metrics/03_sanity.ipynb #567013c8
 from fastai.vision.all import *
 from ..checks import *
+from ..core.unchanged import *
 from ..core.hooks import *
 from ..core.target import *
 from ..core.memory import *
@@ -58,14 +59,12 @@ def rank_correlation(
     return ((a*b).sum(1)/(a.norm(dim=1)*b.norm(dim=1)).clamp(min=1e-12)).float()
 
 # %% ../../nbs/metrics/03_sanity.ipynb #3b3c5c70
-@contextmanager
-def _restored(model):
+class _restored(Restoring):
     "After the block, also when it is interrupted, parameters and buffers are what they were"
-    held = [(t,t.detach().clone()) for t in (*model.parameters(),*model.buffers())]
-    try: yield
-    finally:
+    def __init__(self, model): self.held = [(t,t.detach().clone()) for t in (*model.parameters(),*model.buffers())]
+    def end(self):
         with torch.no_grad():
-            for t,was in held: t.copy_(was)
+            for t,was in self.held: t.copy_(was)
 
 # %% ../../nbs/metrics/03_sanity.ipynb #a5cfd069
 def _checked_methods(methods, model, xb):
