@@ -262,7 +262,7 @@ def _check_numbers(size, disturb, tv, decay, lr, adversarial, seed):
         raise TypeError(f"`disturb` is a `Views`, or None; it is {disturb!r}.")
     check_range(0, tv=tv)
     check_range(decay=decay)
-    check_range(0, without=[0], lr=lr)
+    check_range(0, lr=lr)
     check_flag(adversarial=adversarial)
     check_seed(seed=seed)
 
