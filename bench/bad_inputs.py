@@ -444,7 +444,7 @@ call('visualize_class', lambda w: (visualize_class, _dream(w)), learn=model, tar
      layer=one_layer, steps=whole(), start=any_of('', 'nosuch.png', 1, 1.5, nan, None, [], {}, Thing(), True,
      torch.zeros(5), torch.full((3,16,16), nan), From('a text file', lambda w: w.text_file)),
      objective=choice('probability','logit'), size=hw(none=False), views=whole(), disturb=any_of(1,'x',[],{},
-     Thing(),True), tv=number(0), decay=number(), lr=number(0, ends=True), adversarial=flag, seed=seed,
+     Thing(),True), tv=number(0), decay=number(), lr=number(0), adversarial=flag, seed=seed,
      frames=whole(), prep=any_of(), stats=any_of('x',1,nan,{},Thing(),(.5,),(nan,.5),([.5]*3,[0]*3),([.5]*2,[.5]*2),
      ([.5]*3,[-1]*3),('x','y')), names=any_of('x',1,{},Thing(),nan))
 call('visualize_class(layer=)', lambda w: (visualize_class, dict(layer='3', **_dream(w))), target=any_of('x','',1.5,

@@ -118,9 +118,33 @@ def trial(name, model, f, rng, n, rnd):
     plt.close('all')
     return dict(tried=i+1, in_time=hits, left=dict(left), seconds=round(secs, 3))
 
+def injected(learn, n, rnd):
+    "Exceptions raised inside a training that is recorded: in a module's forward pass, or by another callback"
+    left,raised = Counter(),0
+    events = 'before_batch','after_pred','after_loss','after_step','after_batch','after_train','before_validate','after_epoch'
+    for i in range(n):
+        error,at,count = rnd.choice([RuntimeError,KeyboardInterrupt,ValueError,MemoryError]),rnd.randrange(6),[0]
+        def _boom(*args):
+            count[0] += 1
+            if count[0]>at: raise error('injected')
+        before = standing(learn.model, False)
+        cb = Callback(after_create=noop)
+        cb.order = rnd.choice([-20,20,54,56,90])
+        if i%2: setattr(cb, rnd.choice(events), lambda: _boom())
+        else: hook = rnd.choice(list(learn.model.modules())).register_forward_pre_hook(_boom)
+        try:
+            with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=cb if i%2 else None)
+        except error: raised += 1
+        if not i%2: hook.remove()
+        for k in compare(before, standing(learn.model, False), ('grad_of','weights','buffers','modes')): left[k] += 1
+        try: copy.deepcopy(learn.model); pickle.dumps(learn.model)
+        except Exception as e: left[f'copy: {type(e).__name__}'] += 1
+    return dict(tried=n, raised=raised, left=dict(left))
+
 if __name__=='__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--n', type=int, default=40, help='interrupts of each scenario')
+    p.add_argument('--injected', type=int, default=80, help='exceptions injected into trainings')
     p.add_argument('--only', default='', help='names, separated by commas')
     p.add_argument('--seed', type=int, default=0)
     a = p.parse_args()
@@ -130,6 +154,8 @@ if __name__=='__main__':
         if a.only and k not in a.only.split(','): continue
         res[k] = trial(k, m, f, rng, a.n, rnd)
         print(k, res[k], flush=True)
+    inside = injected(trained, a.injected, rnd)
+    print('injected', inside)
     if not a.only: write('interrupts', what='interrupts at random moments, and after how many something was left',
                          seed=a.seed, interrupts=sum(r['in_time'] for r in res.values()),
-                         left=sum(bool(r['left']) for r in res.values()), scenarios=res)
+                         left=sum(bool(r['left']) for r in res.values()), injected=inside, scenarios=res)
