@@ -256,7 +256,7 @@ call('suitable', lambda w: (suitable, dict(model=w.cnn)), model=model, by_class=
 call('candidates', lambda w: (candidates, dict(model=w.cnn, x=w.x)), model=model, x=any_of(*_batches[:9], None, 'x',
      1, [], {}, Thing(), nan))
 call('candidates.find', lambda w: (candidates(w.cnn, w.x).find, dict(which=0)), which=without(layer, []))
-call('Heatmap', lambda w: (Heatmap, dict(x=torch.zeros(2,4,4))), x=any_of(None, 'x', {}, Thing(), [[1],[1,2]],
+call('Heatmap', lambda w: (Heatmap, dict(maps=torch.zeros(2,4,4))), maps=any_of(None, 'x', {}, Thing(), [[1],[1,2]],
      ['a']), nosuch=any_of(1))
 call('Heatmap.replace', lambda w: (w.h.replace, dict(maps=torch.zeros(2,4,4))), maps=any_of('x', 1, [], {}, Thing(),
      nan), nosuch=any_of(1))

@@ -18,7 +18,7 @@ def world(bad, tmp_path_factory): return bad.World(tmp_path_factory.mktemp('worl
 
 @pytest.mark.parametrize('i', range(60))
 def test_refused_in_a_sentence(bad, world, i):
-    name,make,arg,v = bad.some(60, seed=1)[i]
+    name,make,arg,v = bad.some(60, seed=5)[i]
     f,kwargs = make(world)
     f(**kwargs) # what is right is taken
     res = bad.tried(world, (name,make,arg,v))
