@@ -22,7 +22,7 @@ from ..models.learners import *
 from fastai.vision.learner import model_meta
 from types import SimpleNamespace
 from torch.nn.modules.module import register_module_parameter_registration_hook
-import cloudpickle,hashlib,math,shutil,tempfile,threading,timm
+import hashlib,math,shutil,tempfile,threading,timm
 
 # %% ../../nbs/cli/01_checkpoint.ipynb #c644631f
 _instead = "keep the learner with `learn.export`, a pickle, which runs whatever code is in it when it is loaded"
@@ -192,6 +192,7 @@ def weights_bytes(
 # %% ../../nbs/cli/01_checkpoint.ipynb #47451505
 def _check_pickle(learn):
     "Raise `ValueError` where `learn.export` would fail"
+    import cloudpickle # fastai's own choice for `learn.export`
     class Nowhere:
         def write(self, b): return len(b)
         def flush(self): pass

@@ -89,7 +89,10 @@ class Trace(Restoring, dict):
         take=noop # Function of the output to record instead of the output itself, such as `lambda o: o.mean()`
     ):
         super().__init__()
-        self.model,self.take = unwrap(model),take
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
+        check_callable(take=take)
+        self.model,self.take = unwrap(model),ifnone(take, noop)
         self.names = match_modules(model, *patterns)
         self._runs = {}
 

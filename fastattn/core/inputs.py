@@ -31,7 +31,7 @@ def as_batch(
     if x.ndim==3: x = x[None]
     if x.ndim!=4: raise ValueError(f"`x` must have the shape (bs,c,h,w); it has {tuple(x.shape)}.")
     if len(x)==0: raise ValueError("`x` is an empty batch: there is nothing to explain.")
-    if x.numel()==0: raise ValueError(f"`x` holds images without pixels; its shape is {tuple(x.shape)}.")
+    if 0 in x.shape[2:]: raise ValueError(f"`x` holds images without pixels; its shape is {tuple(x.shape)}.")
     _check_values(x)
     p = next((p for p in model.parameters() if p.is_floating_point()), None)
     if p is not None: x = x.to(p.device)

@@ -96,7 +96,7 @@ def _enlarged(maps, n, line):
     "Maps `(bs,h,w)` as `(bs,n,w)`, of which `h` is the input's side; rows that were not seen are zero"
     i,j,part,seen = (o.to(maps.device) for o in _between(n, maps.shape[1], line))
     res = maps.new_empty(len(maps), n, maps.shape[2])
-    rows = max(1, 2**18//maps[:,0].numel()) # at once, so that a large result is all that is held
+    rows = max(1, 2**18//max(1, maps[:,0].numel())) # at once, so that a large result is all that is held
     for s in range(0, n, rows):
         at = slice(s, s+rows)
         torch.lerp(maps.index_select(1, i[at]), maps.index_select(1, j[at]), part[at,None], out=res[:,at])
