@@ -101,13 +101,15 @@ def compare(before, after, skip=()):
 def trial(name, model, f, rng, n, rnd):
     "Interrupt `f` `n` times; what was left, by name, and how many came in time"
     warnings.simplefilter('ignore')
-    f(); t = time.perf_counter(); f(); secs = time.perf_counter()-t
+    f() # layers are found, libraries are loaded
+    def _seconds(): t = time.perf_counter(); f(); return time.perf_counter()-t
+    secs = min(_seconds() for _ in range(3))
     left,hits = Counter(),0
     training = () if rng else ('grad_of','weights','buffers','modes','random')
     for i in range(n):
         before = standing(model, rng)
         # half of them near the beginning and the end, where things are set up and put back
-        at = rnd.choice([rnd.random(), rnd.random()**4, 1-rnd.random()**4])*secs
+        at = rnd.choice([rnd.random(), rnd.random()**4, 1-rnd.random()**4])*secs*.9
         hit = interrupted(f, at, ('signal','thread')[i%2])
         hits += bool(hit)
         for k in compare(before, standing(model, rng), training): left[k] += 1

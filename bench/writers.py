@@ -2,7 +2,7 @@
 
 Each writer makes version after version of a thing. A process that does so is killed (SIGKILL) at random moments, and
 afterwards the thing must be one of its versions, whole, or not be there if it had never been. Two processes write the
-same thing while a third looks at it all the time. And a file system of a few hundred kilobytes is filled up."""
+same thing while a third looks at it all the time. And a file system of a two megabytes is filled up."""
 import argparse, multiprocessing, os, random, shutil, signal, subprocess, tempfile, time, warnings
 from collections import Counter
 from fastai.vision.all import *
@@ -115,17 +115,17 @@ def two(w, kind, secs):
 def full_disk(w):
     "Write onto a small file system until it is full; None where none can be mounted"
     d = Path(tempfile.mkdtemp())
-    if subprocess.run(['mount','-t','tmpfs','-o','size=300k','tmpfs',str(d)], capture_output=True).returncode: return
+    if subprocess.run(['mount','-t','tmpfs','-o','size=2m','tmpfs',str(d)], capture_output=True).returncode: return
     bad = {}
     try:
         for kind in suffixes:
             path = d/f'thing{suffixes[kind]}'
             if kind!='checkpoint': getattr(w, f'write_{kind}')(path, 1)
             fill = d/'fill'
-            with open(fill, 'wb') as f:
-                try:
-                    while True: f.write(b'x'*4096); f.flush()
-                except OSError: pass
+            try:
+                with open(fill, 'wb', buffering=0) as f:
+                    while True: f.write(b'x'*4096)
+            except OSError: pass # it is full
             try: getattr(w, f'write_{kind}')(path, 2); said = 'written'
             except Exception as e: said = f'{type(e).__name__}: {str(e)[:120]}'
             kept = kind=='checkpoint' or getattr(w, f'read_{kind}')(path)==getattr(w, f'read_{kind}')(path)

@@ -51,7 +51,9 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
             raise ValueError(f"`watch` is a number of validation images, or their indices; it is {watch!r}.")
         if layers is not None and not all(isinstance(o, str) and o for o in L(layers)):
             raise ValueError(f"`layers` are globs of module names, or None; it is {layers!r}.")
-        if not isinstance(method, str): raise ValueError(f"`method` is the name of an explainer; it is {method!r}.")
+        if method!='auto': registered(method)
+        if layer is not None and not (is_whole(layer) or isinstance(layer, (str,list,tuple,L))):
+            raise ValueError(f"`layer` is a module's name, a list of these, or an index; it is {layer!r}.")
         store_attr(but='kwargs')
         self.kwargs = kwargs
         self.reset()
@@ -64,6 +66,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
 
     def before_fit(self):
         self._close()
+        self._leave_epochs()
         self._flush()
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
         self._in_epoch = self._validated = self._failed = self._has_heads = False
@@ -73,6 +76,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         self._check_settings()
         self._attempt(self._prepare)
         if not self._failed and (self.layer is not None or self.kwargs): self._check_options()
+        self._guard_epoch()
 
     def before_train(self): # not reached by `validate`
         if not self.snapshots: self._draw()
@@ -105,6 +109,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
 
     def after_fit(self):
         self._close()
+        self._leave_epochs()
         if self._in_epoch and self._validated: self.after_epoch() # another callback has ended the fit before our turn
         self._flush()
 
@@ -137,6 +142,23 @@ def _check_options(self:AttentionRecorder):
     known = {*inspect.signature(e.f).parameters, *inspect.signature(explain).parameters}-{'p','learn','x','target'}
     if wrong := [k for k in self.kwargs if k not in known]:
         raise TypeError(f"{e.name!r} has no option {wrong[0]!r}; close names: {close_names(wrong[0], sorted(known))}.")
+
+@patch
+def _guard_epoch(self:AttentionRecorder):
+    "Let the next epoch of the learner run in `_epoch`: events come without `finally`"
+    self.learn.__dict__['_do_epoch'] = self._epoch
+
+@patch
+def _leave_epochs(self:AttentionRecorder):
+    if '_do_epoch' in self.learn.__dict__: del self.learn.__dict__['_do_epoch']
+
+@patch
+def _epoch(self:AttentionRecorder):
+    "An epoch, after which nothing is left on the model, however it ends"
+    self._leave_epochs()
+    try: self.learn._do_epoch()
+    finally: self._close()
+    self._guard_epoch()
 
 @patch
 def _record_once(self:AttentionRecorder):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['methods_in', 'explainers', 'preference', 'only_by_name', 'Explainer', 'Registry', 'explainer', 'ranked', 'suitable',
-           'pick_method', 'named_options']
+           'pick_method', 'named_options', 'registered']
 
 # %% ../../nbs/core/11_registry.ipynb #544d7549
 from fastai.vision.all import *
@@ -136,7 +136,7 @@ def pick_method(
 )->Explainer:
     "The method of that name, or the preferred one for `'auto'`; raises `ValueError` if none suits the model"
     if isinstance(method, str) and method=='auto': return _preferred(model, by_class, x, target)
-    e = explainers[_registered(method)]
+    e = explainers[registered(method)]
     if e.why and not e.suited(model):
         raise ValueError(f"{method!r} does not suit this model: {e.why}. "
                          f"Methods that do: {', '.join(suitable(model))}.")
@@ -155,7 +155,9 @@ def named_options(
 
 def _plain(name): return re.sub(r'[^a-z0-9]', '', str(name).lower().replace('++', 'plusplus'))
 
-def _registered(method):
+def registered(
+    method:str # As a user writes it
+)->str: # As it is registered
     "The registered name that the user means, such as `'gradcam_plus_plus'` for `'Grad-CAM++'`"
     if isinstance(method, str) and method in explainers: return method
     found = [n for n in explainers if isinstance(method, str) and _plain(n)==_plain(method)]
