@@ -26,7 +26,7 @@ class _Traced:
     "One picture, run once through a model whose attention is recorded in all layers; maps are drawn over it"
     def __init__(self, learn, x, method='attention', target=None, prep=None):
         self.model,self.learner = model_of(learn)
-        with self._asking():
+        with (still := self._asking()), still:
             xb,self.pic,self.where = one_picture(x, self.learner, prep)
             xb = as_batch(xb, self.model)
             self.method = pick_method(method, self.model)
@@ -44,7 +44,7 @@ class _Traced:
         p = copy.copy(self.p)
         p.trace = copy.copy(self.p.trace)
         p.trace.calls = calls
-        with self._asking(): res = self.method(p, **kwargs)
+        with (still := self._asking()), still: res = self.method(p, **kwargs)
         if not isinstance(res, Tensor):
             raise ValueError("These layers lie on different grids; draw one of them with `layer`.")
         return res[0].detach().float()
@@ -158,7 +158,7 @@ def _traced_maps(learn, x, method, target, prep, **kwargs):
 def _candidate_maps(learn, x, method, target, prep, **kwargs):
     "The maps of a method that reads features, at the first features inside the block of every attention layer"
     model,learner = model_of(learn)
-    with asking(model, learner, grad=None):
+    with (still := asking(model, learner, grad=None)), still:
         xb,pic,_ = one_picture(x, learner, prep)
         xb = as_batch(xb, model)
         cs = candidates(model, xb)

@@ -300,7 +300,7 @@ def explain(
     views = smooth,tta,enlarge,whole
     ask = partial(_ask, unwrap(model), learner, method=method, layer=layer, fuse=fuse, views=views,
                   place=place, **kwargs)
-    with asking(model, learner, grad=None):
+    with (still := asking(model, learner, grad=None)), still:
         inputs = partial(images_of, model, learner=learner, image=image)
         if is_item(x, learner):
             return _explain_pictures(ask, reading(learner, prep, image), inputs, x, target, size)

@@ -123,7 +123,7 @@ class similar_to(CustomTarget):
         prep=None # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
     ):
         model,learner = model_of(learn)
-        with asking(model, learner):
+        with (still := asking(model, learner)), still:
             x = batch_of(learn, x, prep)
             self.at = embedding_at(model, x, layer)
             with catching(model, *self.at) as got: model(x)

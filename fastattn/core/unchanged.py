@@ -16,7 +16,8 @@ import random,sys
 class Restoring:
     """A context manager whose `end` is sure to run to its end, also where Ctrl-C interrupts `begin` or `end` itself
 
-    `end` may be called several times, and also where `begin` was not completed."""
+    `end` may be called several times, and also where `begin` was not completed. Python may raise as it calls
+    `__exit__`, before anything in it runs: `with c, c:` ends then, too."""
     def begin(self): return self
     def end(self): pass
 

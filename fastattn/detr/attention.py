@@ -75,7 +75,7 @@ class DetrAttention:
         self.columns = None if self.learner is None else class_names(self.learner)
         self.vocab = self._own_names() if vocab is None else _as_names(vocab)
         self.known,self.threshold,self.sigmoid = grid,threshold,sigmoid
-        with asking(self.model, self.learner):
+        with (still := asking(self.model, self.learner)), still:
             self.input = detr_input(self.model, inputs, image, self.learner, prep)
             self.out,self.trace,self.sampled = self._run()
         self.found, = detected(self.out, threshold, self.model, self.columns, sigmoid)

@@ -48,7 +48,7 @@ def relevance(self:DetrAttention,
     found = self.predictions(query)
     qs,labels = found.keep.tolist(),found.labels.tolist()
     if label is not None: labels = [class_index(label, self.vocab, self._probs.shape[1])]*len(qs)
-    with asking(self.model, self.learner, grad=True):
+    with (still := asking(self.model, self.learner, grad=True)), still:
         out,t,_ = self._run(grad=True)
         raw = [self._relevance(t, model_output(out), q, l) for q,l in zip(qs, labels)]
     raw = torch.cat(raw) if raw else self.input.x.new_zeros(0, *self.grid)

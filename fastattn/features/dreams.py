@@ -293,7 +293,7 @@ def visualize_class(
     _check_numbers(size, disturb, tv, decay, lr, adversarial, seed)
     p = next((o for o in model.parameters() if o.is_floating_point()), torch.zeros(1))
     if p.dtype!=torch.float32: model = copy.deepcopy(model).float() # gradients of pixels vanish in half precision
-    with asking(model, learner, grad=None):
+    with (still := asking(model, learner, grad=None)), still:
         (mean,std),shape = picture_stats(learn, prep, stats),_input_shape(learn, model, size)
         if len(mean) not in (1,shape[0]):
             raise ValueError(f"`stats` are of {len(mean)} channels, and the model takes {shape[0]}.")

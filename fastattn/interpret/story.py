@@ -119,7 +119,8 @@ def _steps(learn, model, xb, layer):
     if not soft: return _features_at(learn, model, xb, layer)
     at = soft[-1]
     mask = model.get_submodule(at).mask
-    with asking(model, learn), _in_and_out(model, at) as seen, Trace(model, f'{at}.mask') as t: out = model(xb)
+    still = asking(model, learn)
+    with still, still, _in_and_out(model, at) as seen, Trace(model, f'{at}.mask') as t: out = model(xb)
     m = t[f'{at}.mask'].as_subclass(Tensor)
     m = m.mean(1) if mask.places else m[:,:,0,0]
     return out,{'features before':(mean_activation(seen['before']), 1),
@@ -130,7 +131,7 @@ def _features_at(learn, model, xb, layer):
     "The model's output, and its features at `layer`; where that is no candidate, at the layer that `explain` chooses"
     cs = candidates(model, xb)
     c = next((c for c in cs if c.name==layer), None) or cs.auto()
-    with asking(model, learn), _in_and_out(model, c.name) as seen: out = model(xb)
+    with (still := asking(model, learn)), still, _in_and_out(model, c.name) as seen: out = model(xb)
     return out,{'features':(mean_activation(c.grid.read(seen['after'])), 1)}
 
 # %% ../../nbs/interpret/01_story.ipynb #a31d447f

@@ -94,7 +94,7 @@ def _measured(f, learn, x, maps, method, target, prep, max_bytes, kwargs):
                              "nothing; leave out the one or the other.")
         maps = _as_maps(maps)
     res,done = [],0
-    with asking(model, learner):
+    with (still := asking(model, learner)), still:
         n,batches = _image_batches(learn, x, prep)
         if maps is not None and len(maps)!=n:
             raise ValueError(f"{len(maps)} maps were given for {n} images; each image needs a map of its own.")
