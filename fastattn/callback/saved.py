@@ -11,7 +11,7 @@ from ..checks import *
 from ..image.origin import *
 from ..image.files import *
 from ..image.heatmap import *
-import hashlib
+import hashlib,io
 
 # %% ../../nbs/callback/00_saved.ipynb #392a39a9
 _format = 2 # 1 had no list of files
@@ -96,30 +96,36 @@ def _checked(path, d, valid):
         if k not in d: raise _damaged(path, f"record.json lacks the entry {k!r}")
         if not ok(d[k]): raise _damaged(path, f"the entry {k!r} of record.json is not as it was written")
 
-def _check_files(path, files):
-    "Raise `ValueError` where a file is missing, or is another than the one that was written"
+def _read_files(path, files):
+    """The bytes of each file; raises `ValueError` where one is missing, or is another than the one that was written
+
+    What is checked is what is used, also where another process replaces the record meanwhile."""
+    res = {}
     for n,(size,sha) in files.items():
         if Path(n).name!=n or n in ('.','..'): raise _damaged(path, f"it lists {n!r}, which is no name of a file in it")
         try: f = regular_file(path/n)
         except OSError: raise _damaged(path, f"its file {n!r} is missing") from None
-        if f.stat().st_size!=size or hashlib.sha256(f.read_bytes()).hexdigest()!=sha:
+        res[n] = f.read_bytes() if size is None or f.stat().st_size==size else b''
+        if sha is not None and hashlib.sha256(res[n]).hexdigest()!=sha:
             raise _damaged(path, f"its file {n!r} is not the one that was written with it")
+    return res
 
-def _read_pictures(path, names, labels):
+def _read_pictures(path, data, labels):
+    names = sorted(n for n in data if n.endswith('.png'))
     if len(names)!=len(labels): raise _damaged(path, f"it has {len(names)} pictures and {len(labels)} labels")
-    try: return [Image.open(regular_file(path/n)).convert('RGB') for n in names]
+    try: return [Image.open(io.BytesIO(data[n])).convert('RGB') for n in names]
     except Exception as e: raise _damaged(path, f"a picture cannot be read ({e})") from None
 
-def _read_maps(path, about, n):
+def _read_maps(path, data, about, n):
     "The heatmaps by epoch, of `n` pictures each"
-    from safetensors.torch import load_file
-    f,names = path/'maps.safetensors',{f'{k}.{e}' for e in about for k in ('map','raw')}
+    from safetensors.torch import load as load_bytes
+    names = {f'{k}.{e}' for e in about for k in ('map','raw')}
     try:
-        held = read_header(f, 10**4+400*len(names))[0]
-        ts = load_file(str(f)) if set(held)==names else {}
+        if int.from_bytes(data[:8], 'little')>10**4+400*len(names): raise ValueError('it holds more than the heatmaps')
+        ts = load_bytes(data)
     except Exception as e: raise _damaged(path, f"maps.safetensors cannot be read ({e})") from None
     for k in names:
-        if k not in ts or held[k][0]!='F32' or ts[k].ndim!=3 or len(ts[k])!=n:
+        if k not in ts or ts[k].dtype!=torch.float32 or ts[k].ndim!=3 or len(ts[k])!=n:
             raise _damaged(path, f"the heatmaps {k!r} are missing, or are none of {n} pictures")
     return {int(e):_heatmap(ts[f'map.{e}'], ts[f'raw.{e}'], **a) for e,a in about.items()}
 
@@ -136,13 +142,13 @@ def load(cls:SavedMixin,
         f"{str(path)!r} is no folder that `AttentionRecorder.save` made: it holds no record.json.")
     d,empty = json_in(path/'record.json', 'save the record again', 2**28),cls()
     _checked(path, d, _valid(list(empty.stats)))
-    _check_files(path, d.get('files', {}))
+    unlisted = ('maps.safetensors',*(f.name for f in path.glob('*.png'))) # the first format had no list
+    data = _read_files(path, d['files'] if 'files' in d else {n:(None,None) for n in unlisted})
     try: res = cls(**{k:d[k] for k in cls._settings})
     except (ValueError,TypeError,KeyError) as e: raise _damaged(path, f"its settings are not valid ({e})") from None
     res.epochs,res.iters,res.labels,res.names = d['epochs'],d['iters'],d['labels'],d['names']
     res.titles = d.get('titles', {})
     res._stat_rows,res._head_rows = _with_nan(d['stats']),_with_nan(d.get('heads', []))
-    names = [n for n in d['files'] if n.endswith('.png')] if 'files' in d else [f.name for f in path.glob('*.png')]
-    res.pictures = _read_pictures(path, sorted(names), d['labels'])
-    res.snapshots = _read_maps(path, d['about'], len(res.pictures))
+    res.pictures = _read_pictures(path, data, d['labels'])
+    res.snapshots = _read_maps(path, data.get('maps.safetensors', b''), d['about'], len(res.pictures))
     return res
