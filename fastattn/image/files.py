@@ -184,7 +184,7 @@ def only_one(
 ): # Yields the folder
     """Inside the block no other process that asks so writes into `out`; raises `BlockingIOError` where one does
 
-    What killed processes have left is swept. Folders that were made, and have nothing in them at the end, are removed."""
+    What killed processes have left is swept. Folders that were made, and are empty at the end, are removed."""
     out = Path(out)
     made = [d for d in (out,*out.parents) if not d.exists()]
     made_folder(out)
