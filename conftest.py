@@ -4,7 +4,7 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 # each of the processes has a core of its own
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-import gc, io, signal, sys
+import gc, importlib, io, signal, sys
 from unittest.mock import patch
 import pytest
 
@@ -23,6 +23,14 @@ longest = {
 
 def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda o: -longest.get(o.nodeid.split('::')[0], 0)) # those of one file stay together
+
+@pytest.fixture(scope='session')
+def from_bench():
+    "A function that imports a script of `bench/`, whose neighbours it may import"
+    def _import(name):
+        at = os.path.join(os.path.dirname(__file__), 'bench')
+        with patch.object(sys, 'path', [at, *sys.path]): return importlib.import_module(name)
+    return _import
 
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='also run the cells and notebooks flagged `slow`')

@@ -1,17 +1,9 @@
 "What checks a GPU is itself checked on a CPU: each line says what was found, and nothing is written without a GPU"
-import sys
-from pathlib import Path
 import pytest, torch
 
-bench = Path(__file__).parents[1]/'bench'
 
 @pytest.fixture(scope='module')
-def gpu():
-    sys.path.insert(0, str(bench))
-    try:
-        import gpu
-        return gpu
-    finally: sys.path.remove(str(bench))
+def gpu(from_bench): return from_bench('gpu')
 
 @pytest.fixture(autouse=True)
 def nothing_is_written(gpu, monkeypatch):

@@ -79,7 +79,7 @@ def _storages(o):
 def _clone(o): return map_tensors(torch.clone, o)
 
 # %% ../../nbs/core/01_hooks.ipynb #ad0beb02
-class Trace(Restoring, dict):
+class Trace(Hooked, dict):
     """Context manager that records the outputs of modules, and a dict `{module name: output}` of them
 
     An output is a list where its module ran more than once. Raises `ValueError` if a pattern matches no module."""
@@ -96,25 +96,19 @@ class Trace(Restoring, dict):
         self.names = match_modules(model, *patterns)
         self._runs = {}
 
-    _first = None # number of its first hook while they are on
     def begin(self):
         self.clear()
-        self._eager,self._first,self._last = eagerly(),next_hook(),None
+        self._eager = eagerly()
+        return super().begin()
+
+    def start(self):
         self._eager.begin()
         for n in self.names: self.model.get_submodule(n).register_forward_hook(partial(self._hook, n))
-        self._last = next_hook()
-        return self
 
     def end(self):
-        if self._first is None: return # it has not begun
-        self._unhook()
+        if self._hooks_on is None: return
         self._eager.end()
-        self._first = None
-
-    def _unhook(self): remove_hooks(map(self.model.get_submodule, self.names), self._first, self._last)
-
-    def __del__(self):
-        if self._first is not None: self._unhook()
+        super().end()
 
     def clear(self):
         "Forget what was recorded"

@@ -274,13 +274,11 @@ def test_says_what_is_wrong():
     with pytest.raises(ValueError, match='shows no attention'):
         with AttentionTrace(torchvision.models.resnet18()) as t: t.model(torch.randn(2,3,64,64))
 
-def test_outlier_tokens(request):
+def test_outlier_tokens(request, from_bench):
     "On a real DINOv2, full rollout points at a few outlier tokens; `start_layer` mends it"
     if not request.config.getoption('--slow'): pytest.skip('slow: downloads 90 MB of weights; run with --slow')
-    import pathlib, sys
     pytest.importorskip('onnx'); pytest.importorskip('skimage')
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[2]/'bench'))
-    import dinov2
+    dinov2 = from_bench('dinov2')
     rows,_ = dinov2.evaluate(dinov2.dinov2(), *dinov2.cases((224,448)),
                              {n:dinov2.options[n]
                               for n in ('rollout','rollout, start_layer=9','attention, last 4 layers')})

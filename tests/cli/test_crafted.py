@@ -1,14 +1,14 @@
 "Files made to do harm: a part of `bench/crafted_files.py`, which has nearly four hundred."
 import contextlib, io, random, sys
-from pathlib import Path
 import pytest
 if sys.platform!='linux': pytest.skip('needs fork and limits of memory', allow_module_level=True)
-sys.path.insert(0, str(Path(__file__).parents[2]/'bench'))
-import crafted_files as bench
+
+@pytest.fixture
+def bench(from_bench): return from_bench('crafted_files')
 
 kinds = ('strips','models','states','indexes','lasts','folders')
 
-def test_crafted(tmp_path):
+def test_crafted(bench, tmp_path):
     "Thirty of them, those that hung or took gigabytes among them: one sentence, or the result of the whole file"
     with contextlib.redirect_stdout(io.StringIO()): s = bench.craft(tmp_path, only=kinds, light=True)
     worst = ('fifo','zero','deep','pickle','giant','huge','rng_position','s3e8','many_classes')

@@ -1,17 +1,9 @@
 """A small part of `bench/bad_inputs.py`: what is wrong is refused in a sentence, before anything hangs, crashes or is
 drawn"""
-import sys
-from pathlib import Path
 import pytest
 
 @pytest.fixture(scope='module')
-def bad():
-    bench = str(Path(__file__).parents[2]/'bench')
-    sys.path.insert(0, bench)
-    try:
-        import bad_inputs
-        return bad_inputs
-    finally: sys.path.remove(bench)
+def bad(from_bench): return from_bench('bad_inputs')
 
 @pytest.fixture(scope='module')
 def world(bad, tmp_path_factory): return bad.World(tmp_path_factory.mktemp('world'))

@@ -1,16 +1,9 @@
 "A small part of `bench/interrupts.py`: after Ctrl-C at a random moment nothing is left on the model or in PyTorch"
-import random, sys
-from pathlib import Path
+import random
 import pytest
 
 @pytest.fixture(scope='module')
-def bench():
-    at = str(Path(__file__).parents[2]/'bench')
-    sys.path.insert(0, at)
-    try:
-        import interrupts
-        return interrupts
-    finally: sys.path.remove(at)
+def bench(from_bench): return from_bench('interrupts')
 
 @pytest.fixture(scope='module')
 def scenarios(bench): return bench.scenarios(0)[0]

@@ -1,17 +1,9 @@
 """A small version of `bench/networks_made.py`: in networks put together at random the map lies on the object, or an
 error says why"""
-import sys
-from pathlib import Path
 import pytest
 
 @pytest.fixture(scope='module')
-def made():
-    bench = str(Path(__file__).parents[2]/'bench')
-    sys.path.insert(0, bench)
-    try:
-        import networks_made
-        return networks_made
-    finally: sys.path.remove(bench)
+def made(from_bench): return from_bench('networks_made')
 
 @pytest.mark.parametrize('seed', range(0, 16))
 def test_made(made, seed):

@@ -1,22 +1,11 @@
 """The check of `bench/zoo.py` on small models of every kind: the automatic layer lies where its grid says, and a grid
 that is read wrongly is found out."""
-import importlib.util, sys
-from pathlib import Path
 import pytest, timm, torch, torch.nn as nn
 from fastattn.all import *
 from timm.models.mlp_mixer import MlpMixer
 
-bench = Path(__file__).parents[2]/'bench'
-
 @pytest.fixture(scope='module')
-def zoo():
-    sys.path.insert(0, str(bench))
-    try:
-        spec = importlib.util.spec_from_file_location('zoo', bench/'zoo.py')
-        m = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(m)
-    finally: sys.path.remove(str(bench))
-    return m
+def zoo(from_bench): return from_bench('zoo')
 
 def vit(**kwargs):
     return timm.create_model('vit_tiny_patch16_224', img_size=(128,192), embed_dim=48, num_heads=3, depth=3,
