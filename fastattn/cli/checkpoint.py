@@ -251,7 +251,7 @@ def save_checkpoint(
     meta,folder = check_savable(learn, folder, **about),Path(folder)
     state = {k:v.detach().cpu().contiguous().clone() for k,v in learn.model.state_dict().items()}
     with whole_files(folder/weights_file, folder/metadata_file) as (weights,metadata): # they belong together
-        save_file(state, weights, dict(made_by=generator))
+        save_file(state, weights, dict(made_by=generator, run=json.dumps(meta, ensure_ascii=False)))
         meta['weights_sha256'] = hashlib.sha256(weights.read_bytes()).hexdigest()
         metadata.write_text(json.dumps(meta, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     return meta
@@ -270,7 +270,23 @@ def read_metadata(
                                 "`fastattn_train` and `save_checkpoint` make one.")
     meta = json_in(f, 'save the model again')
     check_metadata(meta, repr(str(f)))
-    return meta
+    return _of_weights(Path(folder)/weights_file, meta)
+
+def _without_hash(meta): return {k:v for k,v in meta.items() if k!='weights_sha256'}
+
+def _carried(f):
+    "The metadata that a weights file carries in its header; None where it carries none, or cannot be read"
+    try: return parse_json(read_header(f)[1]['run'])
+    except (OSError,ValueError,KeyError,TypeError): return None
+
+def _of_weights(f, meta):
+    "`meta`, or where it was written for other weights than those in `f`, the metadata that these carry"
+    own = _carried(f)
+    if own is None or 'weights_sha256' not in meta or own==_without_hash(meta): return meta
+    sha = hashlib.sha256(f.read_bytes()).hexdigest()
+    if sha==meta['weights_sha256']: return meta # somebody has edited it
+    check_metadata(own, repr(str(f)))
+    return {**own, 'weights_sha256':sha}
 
 # %% ../../nbs/cli/01_checkpoint.ipynb #5311724d
 class _LabelOf:
@@ -351,7 +367,7 @@ def _check_weights(folder, meta, want, got):
 def _check_values(folder, meta, state, sha):
     "Raise `ValueError` where the weights are those of another training run, or no numbers"
     f,about = str(folder/weights_file),str(folder/metadata_file)
-    if meta.get('weights_sha256', sha)!=sha:
+    if meta.get('weights_sha256', sha)!=sha and _carried(folder/weights_file)!=_without_hash(meta):
         raise ValueError(f"{f!r} holds other weights than those that {about!r} was written for; "
                          "keep the two files of one training run together.")
     if bad := [k for k,v in state.items() if not torch.isfinite(v).all()]:
@@ -384,6 +400,6 @@ def load_checkpoint(
     learn.model.load_state_dict(state)
     if size not in (None,trained):
         with _bare_dls(classes, size, stats, device) as dls: learn.dls = dls.new_empty()
-    learn.metadata = meta
+    learn.metadata = {**meta, 'weights_sha256':sha}
     learn.model.eval().to(learn.dls.device)
     return learn
