@@ -10,9 +10,21 @@ __all__ = ['Restoring', 'next_hook', 'remove_hooks', 'rng_state', 'undisturbed',
 from fastai.basics import *
 from torch.utils.hooks import RemovableHandle
 from torch import overrides
-import random,sys
+import contextlib,random,sys,traceback
 
 # %% ../../nbs/core/00_unchanged.ipynb #fed7bc06
+def _close_generators(e):
+    """End the generators that an exception holds, and with them what waits in their `finally`
+
+    A context manager made of a generator that Ctrl-C interrupts between two steps would end only when the traceback is
+    forgotten: PyTorch's `_pop_mode_temporarily` would then push a mode that is over."""
+    while e is not None:
+        for f,_ in traceback.walk_tb(e.__traceback__):
+            if f.f_code.co_filename==contextlib.__file__:
+                try: f.clear()
+                except RuntimeError: pass # it is still running
+        e = e.__context__
+
 class Restoring:
     """A context manager whose `end` is sure to run to its end, also where Ctrl-C interrupts `begin` or `end` itself
 
@@ -27,8 +39,10 @@ class Restoring:
             self.end()
             raise
 
-    def __exit__(self, *exc):
-        try: self.end()
+    def __exit__(self, kind=None, e=None, tb=None):
+        try:
+            if e is not None: _close_generators(e)
+            self.end()
         except BaseException: # interrupted: again
             self.end()
             raise
