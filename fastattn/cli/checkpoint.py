@@ -241,6 +241,10 @@ def check_savable(
     return meta
 
 # %% ../../nbs/cli/01_checkpoint.ipynb #8d3883cd
+def _built_from(meta):
+    "What of the metadata is needed to build the model again: the same for the same model, whenever it was trained"
+    return {k:meta[k] for k in ('format','model','images')}
+
 def save_checkpoint(
     learn, # From `attention_learner`, with `DataLoaders` from `folder_dls`
     folder, # Folder for `model.safetensors` and `run.json`; made if need be
@@ -251,7 +255,7 @@ def save_checkpoint(
     meta,folder = check_savable(learn, folder, **about),Path(folder)
     state = {k:v.detach().cpu().contiguous().clone() for k,v in learn.model.state_dict().items()}
     with whole_files(folder/weights_file, folder/metadata_file) as (weights,metadata): # they belong together
-        save_file(state, weights, dict(made_by=generator, run=json.dumps(meta, ensure_ascii=False)))
+        save_file(state, weights, dict(made_by=generator, run=json.dumps(_built_from(meta))))
         meta['weights_sha256'] = hashlib.sha256(weights.read_bytes()).hexdigest()
         metadata.write_text(json.dumps(meta, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     return meta
@@ -272,8 +276,6 @@ def read_metadata(
     check_metadata(meta, repr(str(f)))
     return _of_weights(Path(folder)/weights_file, meta)
 
-def _without_hash(meta): return {k:v for k,v in meta.items() if k!='weights_sha256'}
-
 def _carried(f):
     "The metadata that a weights file carries in its header; None where it carries none, or cannot be read"
     try: return parse_json(read_header(f)[1]['run'])
@@ -282,7 +284,7 @@ def _carried(f):
 def _of_weights(f, meta):
     "`meta`, or where it was written for other weights than those in `f`, the metadata that these carry"
     own = _carried(f)
-    if own is None or 'weights_sha256' not in meta or own==_without_hash(meta): return meta
+    if own is None or 'weights_sha256' not in meta or own==_built_from(meta): return meta
     sha = hashlib.sha256(f.read_bytes()).hexdigest()
     if sha==meta['weights_sha256']: return meta # somebody has edited it
     check_metadata(own, repr(str(f)))
@@ -367,7 +369,7 @@ def _check_weights(folder, meta, want, got):
 def _check_values(folder, meta, state, sha):
     "Raise `ValueError` where the weights are those of another training run, or no numbers"
     f,about = str(folder/weights_file),str(folder/metadata_file)
-    if meta.get('weights_sha256', sha)!=sha and _carried(folder/weights_file)!=_without_hash(meta):
+    if meta.get('weights_sha256', sha)!=sha and _carried(folder/weights_file)!=_built_from(meta):
         raise ValueError(f"{f!r} holds other weights than those that {about!r} was written for; "
                          "keep the two files of one training run together.")
     if bad := [k for k,v in state.items() if not torch.isfinite(v).all()]:
@@ -400,6 +402,7 @@ def load_checkpoint(
     learn.model.load_state_dict(state)
     if size not in (None,trained):
         with _bare_dls(classes, size, stats, device) as dls: learn.dls = dls.new_empty()
-    learn.metadata = {**meta, 'weights_sha256':sha}
+    other = meta.get('weights_sha256', sha)!=sha # the rest of the metadata speaks of other weights
+    learn.metadata = {**(_built_from(meta) if other else meta), 'weights_sha256':sha}
     learn.model.eval().to(learn.dls.device)
     return learn

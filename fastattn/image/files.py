@@ -59,7 +59,8 @@ def _on_disk(f):
 
 @contextmanager
 def whole_files(
-    *fns # Paths of the files to write; their folders are created if needed
+    *fns, # Paths of the files to write; their folders are created if needed
+    durable:bool=True # Wait until all is on the disk? A power failure may otherwise leave a file half written
 ): # Yields the temporary `Path`s to write to
     """Paths to write to, renamed to `fns` when the block ends; if the block fails, nothing is left behind
 
@@ -72,7 +73,7 @@ def whole_files(
         modes = [_begin(t) for t in tmps]
         yield tmps
         for t,mode in zip(tmps, modes):
-            _on_disk(t) # before it is renamed, in case the power fails
+            if durable: _on_disk(t) # before it is renamed, in case the power fails
             os.chmod(t, mode) # some libraries write files that only their owner may read
         for t,f in zip(tmps, fns): os.replace(t, f)
     finally:
@@ -86,10 +87,11 @@ def _begin(tmp):
 
 @contextmanager
 def whole_file(
-    fn # Path of the file to write; its folder is created if needed
+    fn, # Path of the file to write; its folder is created if needed
+    durable:bool=True # See `whole_files`
 ): # Yields the temporary `Path` to write to
     "A path to write to, renamed to `fn` when the block ends; if the block fails, nothing is left behind"
-    with whole_files(fn) as tmps: yield tmps[0]
+    with whole_files(fn, durable=durable) as tmps: yield tmps[0]
 
 # %% ../../nbs/image/01_files.ipynb #d6283a14
 def _exchange(a, b):

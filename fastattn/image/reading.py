@@ -255,6 +255,18 @@ class LearnerReader(Reader):
         if self.n_inp>1 and like is None: return tuple(b[:self.n_inp])
         return b if isinstance(b, Tensor) else b[0]
 
+    def place(self, item, x=None, most=None): return self._squeezed(item, x) or super().place(item, x, most)
+
+    def _squeezed(self, item, x):
+        "The placement where all that the transforms do to a picture is to squeeze the whole of it; None elsewhere"
+        if self.n_inp>1 or not item.is_photo or not isinstance(x, Tensor): return None
+        dl = self.learn.dls.valid
+        fs = [*self.fs[item.stage:], *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs]
+        fs = [f for f in fs if f.split_idx!=0] # those of training alone
+        sizes = [f for f in fs if type(f) is Resize and f.method==ResizeMethod.Squish]
+        known = all(f in sizes or type(f) in (ToTensor,IntToFloatTensor,Normalize) for f in fs)
+        return ((1/x.shape[-1],0),(1/x.shape[-2],0)) if known and len(sizes)==1 else None
+
     def _several(self, items, like, **kwargs):
         "A loader of all inputs of a learner that has several; of test pictures `like` an item, of the image alone"
         dls = self.learn.dls
