@@ -36,14 +36,38 @@ def _paragraph(text, width=110):
     return textwrap.fill(text, width, initial_indent=' '*4, subsequent_indent=' '*8, break_on_hyphens=False)
 
 # %% ../nbs/01_documented.ipynb #b09ba9fc
+class _Docstring(str):
+    "The docstring of `f`, completed when it is first read; code in C reads the text without the comments"
+    def __new__(cls, f):
+        # without what it has, or has from whom it delegates to
+        self = super().__new__(cls, _sections.split(str.__str__(f.__doc__ or ''))[0].rstrip())
+        self.f,self.text = f,None
+        return self
+
+    def whole(self)->str:
+        "The text with the comments, which becomes the docstring itself"
+        if self.text is None:
+            self.f.__doc__ = text = str.__str__(self) # what reads the comments asks for the docstring
+            comments = _commented(self.f)
+            back = comments.pop('return', None)
+            if comments: text += '\n\nArguments:\n'+'\n'.join(_paragraph(f'{k}: {v}') for k,v in comments.items())
+            if back: text += f'\n\nReturns:\n{_paragraph(back)}'
+            self.f.__doc__ = self.text = text
+        return self.text
+
+    def __reduce_ex__(self, protocol): return str,(self.whole(),)
+
+def _of_whole(name):
+    def _f(self, *args, **kwargs): return getattr(self.whole(), name)(*args, **kwargs)
+    return _f
+
+for _n in set(vars(str))-{'__new__','__doc__','__getattribute__','__sizeof__','maketrans'}:
+    setattr(_Docstring, _n, _of_whole(_n))
+
+# %% ../nbs/01_documented.ipynb #eeda3881
 def document(
     *objs # Functions and classes; what has no comments stays as it is
 ):
-    "Add the comments behind the arguments to the docstring of each of `objs`, once"
+    "Add the comments behind the arguments to the docstring of each of `objs`, once, and not before it is read"
     for f in objs:
-        if not (inspect.isfunction(f) or inspect.isclass(f)): continue
-        comments = _commented(f)
-        back = comments.pop('return', None)
-        f.__doc__ = _sections.split(f.__doc__ or '')[0].rstrip() # without what it has, or has from whom it delegates to
-        if comments: f.__doc__ += '\n\nArguments:\n'+'\n'.join(_paragraph(f'{k}: {v}') for k,v in comments.items())
-        if back: f.__doc__ += f'\n\nReturns:\n{_paragraph(back)}'
+        if inspect.isfunction(f) or inspect.isclass(f): f.__doc__ = _Docstring(f)

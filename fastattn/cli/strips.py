@@ -14,7 +14,7 @@ from ..image.heatmap import *
 from ..image.strips import *
 from ..interpret.story import *
 from concurrent.futures import ProcessPoolExecutor
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import ImageChops,ImageDraw
 import functools,multiprocessing
 
 # %% ../../nbs/cli/04_strips.ipynb #16e077c5
@@ -45,11 +45,13 @@ def strip_notes(
 @functools.lru_cache
 def _colours(): return np.uint8(as_rgb(np.arange(80)[None])[0])
 
+def _resized(m, size): return m.float() if m.shape==size[::-1] else resize_maps(m.float()[None], size[::-1])[0]
+
 def _as_bytes(values, top, size):
     "A map from 0 to `top` as bytes, resized; weights of channels from 0 to 1, the largest first"
     top = max(ifnone(top, float(values.max())), 1e-12)
     if values.ndim==1: return (values/top).clamp(0, 1).sort(descending=True).values.float().numpy()
-    v = resize_maps(values[None].float(), size[::-1])[0]
+    v = _resized(values, size)
     return np.uint8((v/top).clamp(0, 1).mul(255).round().numpy())
 
 def strip_parts(
@@ -57,9 +59,10 @@ def strip_parts(
 )->tuple: # What `draw_strip` takes, but for the notes
     "What a strip of a story shows, as titles and small arrays"
     size = strip_size(*story.img.size)
-    pic = story.img.convert('RGB').resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
+    pic = story.img.convert('RGB')
+    if pic.size!=size: pic = pic.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
     h = story.heat
-    heat = h.replace(resize_maps(h.as_subclass(Tensor).detach().float()[None], size[::-1])[0]).overlay(pic)
+    heat = h.replace(_resized(h.as_subclass(Tensor).detach(), size)).overlay(pic)
     maps = [_as_bytes(v, top, size) for v,top in story.panels.values()]
     titles = [text_runs(o) for o in panel_titles(story)]
     return text_runs(story.head, bold=True),list(zip(titles, [np.asarray(pic),*maps,np.asarray(heat)])),_colours()
@@ -98,18 +101,6 @@ def _short(s, n, tail=False):
     "At most `n` characters: the first ones, or the last with `tail`"
     return s if len(s)<=n else '…'+s[1-n:] if tail else s[:n-1]+'…'
 
-def _text_layer(size, title, texts, dpi=100):
-    "Text `(x,y,s)`, in pixels, on a transparent image: with the pictures in it a figure would take a gigabyte"
-    W,H = size
-    with plain_text():
-        fig = plt.figure(figsize=(W/dpi,H/dpi), dpi=dpi)
-        fig.patch.set_alpha(0)
-        for x,y,s in texts: fig.text(x/W, 1-y/H, s, fontsize=6.3, ha='center', va='top', linespacing=1.25)
-        fig.text(10/W, 1-8/H, title, fontsize=9, va='top', weight='bold')
-        canvas = FigureCanvasAgg(finished(fig))
-        canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba()))
-
 def _tile(f, notes):
     "The heatmap in a strip; a grey square where the strip is damaged"
     try:
@@ -129,15 +120,16 @@ def contact_sheet(
     k = len(strips)
     cols = max(1, min(k, math.ceil(math.sqrt(k*1.3))))
     w,h = side+10,side+34 # of a cell
-    sheet,texts = Image.new('RGB', (max(cols*w+10, 420),math.ceil(k/cols)*h+40), 'white'),[]
+    sheet = Image.new('RGB', (max(cols*w+10, 420),math.ceil(k/cols)*h+40), 'white')
+    text = Image.new('L', sheet.size, 255)
+    draw = ImageDraw.Draw(text)
+    write_text(draw, 10, 22, text_runs(title, bold=True), 9, sheet.size[0]-20)
     for i,f in enumerate(progress_bar(strips, leave=False) if k>100 else strips):
         notes = strip_notes(f)
         tile = _tile(f, notes)
         tile.thumbnail((side,side))
         x,y = 10+(i%cols)*w,36+(i//cols)*h
         sheet.paste(tile, (x+(side-tile.size[0])//2, y+(side-tile.size[1])//2))
-        text = _short(notes.get('label',''), 24)+'\n'+_short(notes.get('file',''), 24, tail=True)
-        texts.append((x+side/2, y+side+3, text))
-    layer = _text_layer(sheet.size, title, texts)
-    sheet.paste(layer, (0,0), layer)
-    return sheet
+        label,file = _short(notes.get('label',''), 24),_short(notes.get('file',''), 24, tail=True)
+        for dy,line in ((11,label),(22,file)): write_text(draw, x+side/2, y+side+dy, text_runs(line), 6.3, w, True)
+    return ImageChops.darker(sheet, text.convert('RGB')) # text stands where no picture is

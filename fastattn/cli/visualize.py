@@ -181,10 +181,19 @@ def _tell_readable(learn, files, bad, **kwargs):
         rest = [f for f in files if f not in broken]
         return list(zip(rest, tell(learn, rest, **kwargs))) if rest else []
 
+_quick = .06 # seconds for a picture: where the model takes less, drawing takes as much of the processors
+
+@contextmanager
+def _threads():
+    "Yields a function that leaves the other processors to those who draw: threads that wait for each other take longer"
+    n = torch.get_num_threads()
+    try: yield partial(torch.set_num_threads, 1)
+    finally: torch.set_num_threads(n)
+
 def _save_strips(learn, todo, root, made, bs, processes):
     "Draw the strips of some files, `{file: strip}`; returns those that could not be drawn, with the reason"
     bad,reader,waiting = {},reading(learn),deque()
-    ask = dict(method=made['method'], target=made['target'], side=360, reader=reader)
+    ask = dict(method=made['method'], target=made['target'], side=strip_size, reader=reader)
     def _write(most):
         while len(waiting)>most:
             f,png = waiting.popleft()
@@ -193,11 +202,14 @@ def _save_strips(learn, todo, root, made, bs, processes):
                 if e.errno!=errno.ENAMETOOLONG: raise
                 bad[f] = sentence(e)
     files = list(todo)
-    with learn.no_bar(), warnings.catch_warnings(), drawing(processes) as draw:
+    with learn.no_bar(), warnings.catch_warnings(), drawing(processes) as draw, _threads() as few_threads:
         warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
         warnings.filterwarnings('ignore', message='.* maps of .* are empty')
         for fs in progress_bar([files[i:i+bs] for i in range(0, len(files), bs)], leave=False):
-            for f,story in _tell_readable(learn, fs, bad, **ask):
+            start = time.time()
+            told = _tell_readable(learn, fs, bad, **ask)
+            if processes and time.time()-start<_quick*len(fs): few_threads()
+            for f,story in told:
                 notes = {**made, **_own_settings(f, root), 'label':story.label}
                 waiting.append((f, draw(*strip_parts(story), notes)))
             _write(2*bs)
@@ -213,7 +225,8 @@ def _refresh_sheet(strips, out, title):
 
 def _save_sheet(strips, out, title, of):
     info = strip_info(dict(sheet=len(strips), of=of))
-    with whole_file(out/sheet_file) as t: contact_sheet(strips, title).save(t, format='PNG', pnginfo=info)
+    sheet = contact_sheet(strips, title)
+    with whole_file(out/sheet_file) as t: sheet.save(t, format='PNG', pnginfo=info, compress_level=2)
 
 # %% ../../nbs/cli/05_visualize.ipynb #c5c414d5
 def _settings(learn, sha, files, method, target):

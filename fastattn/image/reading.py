@@ -135,6 +135,12 @@ class Reader:
             except _failures: self._places[key] = None
         return self._places[key]
 
+    def squeezes(self,
+        item:Item # One picture
+    )->bool: # False also where that is not known
+        "Is all that the transforms do to a picture to squeeze the whole of it into one size?"
+        return False
+
     def _copy_is_alike(self, item, x, size):
         "Does the model see the same part of a copy of the picture, of this width and height?"
         try:
@@ -255,17 +261,18 @@ class LearnerReader(Reader):
         if self.n_inp>1 and like is None: return tuple(b[:self.n_inp])
         return b if isinstance(b, Tensor) else b[0]
 
-    def place(self, item, x=None, most=None): return self._squeezed(item, x) or super().place(item, x, most)
+    def place(self, item, x=None, most=None):
+        if x is None or not self.squeezes(item): return super().place(item, x, most)
+        return (1/x.shape[-1],0),(1/x.shape[-2],0)
 
-    def _squeezed(self, item, x):
-        "The placement where all that the transforms do to a picture is to squeeze the whole of it; None elsewhere"
-        if self.n_inp>1 or not item.is_photo or not isinstance(x, Tensor): return None
+    def squeezes(self, item):
+        if self.n_inp>1 or not item.is_photo: return False
         dl = self.learn.dls.valid
         fs = [*self.fs[item.stage:], *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs]
         fs = [f for f in fs if f.split_idx!=0] # those of training alone
         sizes = [f for f in fs if type(f) is Resize and f.method==ResizeMethod.Squish]
         known = all(f in sizes or type(f) in (ToTensor,IntToFloatTensor,Normalize) for f in fs)
-        return ((1/x.shape[-1],0),(1/x.shape[-2],0)) if known and len(sizes)==1 else None
+        return known and len(sizes)==1
 
     def _several(self, items, like, **kwargs):
         "A loader of all inputs of a learner that has several; of test pictures `like` an item, of the image alone"

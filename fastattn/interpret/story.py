@@ -100,20 +100,43 @@ def _validation_item(learn, i):
 
 # %% ../../nbs/interpret/01_story.ipynb #c94750e7
 def _shrunk(pic, side):
-    "The picture with its longer side at most `side` pixels"
-    s = min(1, side/max(pic.size))
-    if s==1: return pic
-    return pic.resize([max(1, round(o*s)) for o in pic.size], Image.Resampling.BILINEAR, reducing_gap=2)
+    "The picture with its longer side at most `side` pixels, or of the size that the function `side` gives"
+    if callable(side): size = side(*pic.size)
+    else: size = [max(1, round(o*min(1, side/max(pic.size)))) for o in pic.size]
+    return pic if tuple(size)==pic.size else pic.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
 
-def _model_input(learn, x, side, reader):
-    "One picture as the model takes it, as it is drawn, the placement of the first in the second, and its name"
-    if not is_item(x, learn): return *one_picture(x, learn),''
-    name = shown_name(x) if isinstance(x, (str,Path)) else ''
+_at_once = 2**24 # pixels of pictures that are read together
+
+def _pass_in(learn, items, names, side, reader):
+    "Opened pictures as the model takes them, as they are drawn, placements of the first in the second, and names"
     with undisturbed(learn):
-        items = reader.open([x])
         xb = reader(items)
-        pics,where = reader.drawn(items, xb, most=512)
-    return xb,_shrunk(to_picture(pics[0]), side),where,name
+        many = len(items)>1
+        for i,(item,name) in enumerate(zip(items, names)):
+            x = xb[i:i+1] if many else xb
+            pics,where = reader.drawn([item], x, most=512)
+            yield x,_shrunk(to_picture(pics[0]), side),where,name
+
+def _model_inputs(learn, xs, side, reader):
+    "`_pass_in` of pictures, and tensors as they are; what is large, or is not just squeezed, is read one by one"
+    items,names,n = [],[],0
+    for x in xs:
+        if not is_item(x, learn):
+            yield from _pass_in(learn, items, names, side, reader) if items else ()
+            items,names,n = [],[],0
+            yield *one_picture(x, learn),''
+            continue
+        item, = reader.open([x])
+        items.append(item); names.append(shown_name(x) if isinstance(x, (str,Path)) else '')
+        alone = not reader.squeezes(item)
+        n += 0 if alone else math.prod(item.size)
+        if alone and len(items)>1:
+            yield from _pass_in(learn, items[:-1], names[:-1], side, reader)
+            items,names = items[-1:],names[-1:]
+        if alone or n>_at_once:
+            yield from _pass_in(learn, items, names, side, reader)
+            items,names,n = [],[],0
+    if items: yield from _pass_in(learn, items, names, side, reader)
 
 # %% ../../nbs/interpret/01_story.ipynb #2e98f154
 def _steps(learn, model, xb, layer):
@@ -137,6 +160,14 @@ def _features_at(learn, model, xb, layer):
     with (still := asking(model, learn)), still, _in_and_out(model, c.name) as seen: out = model(xb)
     return out,{'features':(mean_activation(c.grid.read(seen['after'])), 1)}
 
+# %% ../../nbs/interpret/01_story.ipynb #65e5b2d3
+def _one_batch(xs):
+    "Inputs of the model as one batch; raises `ValueError` where they are of several sizes"
+    if len(sizes := list(dict.fromkeys(x.shape[1:] for x in xs)))==1: return torch.cat(xs)
+    a,b = ((*o[-2:],) for o in sizes[:2])
+    raise ValueError(f"These pictures come to the model in several sizes, such as {a} and {b}, and pass through it "
+                     "together here; ask one by one, or give the data loaders `item_tfms=Resize(...)`.")
+
 # %% ../../nbs/interpret/01_story.ipynb #a31d447f
 def tell(
     learn, # A `Learner`
@@ -144,7 +175,7 @@ def tell(
     method:str='auto', # Name of an explainer
     target=None, # See `explain`
     layer=None, # See `explain`
-    side:int=640, # Longer side of the pictures as they are drawn, in pixels, at most
+    side:int=640, # Longer side of the pictures as they are drawn, in pixels, at most; or a function of width and height
     reader:Reader=None, # From `reading(learn)`, kept between calls since it knows how pictures of each size are cropped
     **kwargs # Options of the method
 )->list: # A `Story` for each picture
@@ -153,28 +184,30 @@ def tell(
         raise TypeError(f"A Learner is needed, which knows how to read pictures, not a {type(learn).__name__}.")
     if reader is not None and not isinstance(reader, Reader):
         raise TypeError(f"`reader` is what `reading(learn)` returns, or None; it is {reader!r}.")
-    at_least(1, side=side)
+    if not callable(side): at_least(1, side=side)
     model,reader = unwrap(learn.model),ifnone(reader, reading(learn))
     xs = list(xs) if isinstance(xs, range) else reader.listed(xs)
     if not xs: raise ValueError("No picture was given.")
     items,actual = zip(*[_validation_item(learn, x) if is_whole(x) else (x,'') for x in xs])
-    inputs = [_model_input(learn, x, side, reader) for x in items] # one by one: large pictures are not held together
-    xb = torch.cat([as_batch(o[0], model) for o in inputs])
+    inputs = list(_model_inputs(learn, items, side, reader))
+    xb = _one_batch([as_batch(o[0], model) for o in inputs])
     h = explain(learn, xb, method, target=target, layer=layer, **kwargs)
     out,steps = _steps(learn, model, xb, h.layer)
     labels = prediction_labels(learn, out) or ['']*len(xb)
     labels = [', '.join(filter(None, [l, a and f'actual {a}'])) for l,a in zip(labels, actual)]
-    res = []
-    for i,(x,pic,where,name) in enumerate(inputs):
-        panels = {k:(v[i],top) for k,(v,top) in steps.items()}
-        res.append(_story(name, pic, where, labels[i], panels, h[i], x.shape[-2:]))
-    return res
+    def _flat(v): return v.as_subclass(Tensor).detach().cpu().float()
+    size = inputs[0][0].shape[-2:]
+    steps = {k:(resize_maps(_flat(v), size) if v.ndim==3 else _flat(v), top) for k,(v,top) in steps.items()}
+    return [_story(name, pic, where, labels[i], {k:(v[i],top) for k,(v,top) in steps.items()}, h[i])
+            for i,(_,pic,where,name) in enumerate(inputs)]
 
-def _story(name, pic, where, label, panels, h, size):
+def _story(name, pic, where, label, panels, h):
     "A `Story` whose maps are laid on the picture"
-    def _lay(m): return place_maps(m.as_subclass(Tensor).detach().cpu()[None], where, pic.size)[0]
-    def _laid(v): return _lay(resize_maps(v[None].float(), size)[0]) if v.ndim==2 else v.cpu()
-    return Story(name, pic, label, {k:(_laid(v), top) for k,(v,top) in panels.items()}, h.replace(_lay(h), img=pic))
+    maps = [k for k,(v,_) in panels.items() if v.ndim==2]
+    laid = torch.stack([*[panels[k][0] for k in maps], h.as_subclass(Tensor).detach().cpu().float()])
+    *laid,heat = place_maps(laid, where, pic.size)
+    panels = {**panels, **{k:(m,panels[k][1]) for k,m in zip(maps, laid)}}
+    return Story(name, pic, label, panels, h.replace(heat, img=pic))
 
 # %% ../../nbs/interpret/01_story.ipynb #1e51f91a
 _mask_colour = '#B63679' # the middle of `magma`, which colours the other panels
