@@ -146,6 +146,15 @@ def test_help():
         assert doc.count('\n\nArguments:\n')==1 and len(doc.splitlines())>6, doc
     assert '\n    target: ' in ours.explain.__doc__ and '\n\nReturns:\n' in ours.explain.__doc__
 
+def test_import_is_cheap():
+    "Beyond what fastai loads, no library but this one, and no source is read (for the comments behind arguments)"
+    code = ("import sys, json, linecache, fastai.vision.all; before = set(sys.modules); import fastattn.all; "
+            "new = {m.split('.')[0] for m in set(sys.modules)-before}-set(sys.stdlib_module_names); "
+            "print(json.dumps([sorted(new), [f for f in linecache.cache if 'fastattn' in f]]))")
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
+                       cwd=root)
+    assert json.loads(r.stdout) == [['fastattn'], []]
+
 def _too_long(path):
     "Lines of more than 120 characters, of a module or of the code of a notebook"
     if path.suffix=='.py': # nbdev's own list of names is as wide as nbdev makes it
