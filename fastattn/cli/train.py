@@ -60,7 +60,8 @@ class TrainConfig:
             ('activation', self.activation in ('sigmoid','softmax'),  'sigmoid or softmax'),
             ('augment',    self.augment in augments,                  'one of '+', '.join(augments)),
         ):
-            if not ok: raise ValueError(f"--{flag} must be {rule}, not {getattr(self, flag)!r}.")
+            said = 'epochs' if flag=='epoch' else flag.replace('_', '-')
+            if not ok: raise ValueError(f"--{said} must be {rule}, not {getattr(self, flag)!r}.")
         find_arch(self.arch)
 
 # %% ../../nbs/cli/03_train.ipynb #1ff44488
@@ -99,7 +100,7 @@ def _build_error(e, cfg):
         return f"{cfg.arch!r} has no pretrained weights; train from scratch with --no-pretrained."
     if isinstance(e, (ValueError,OSError,torch.OutOfMemoryError)): return
     return (f"{cfg.arch!r} does not take pictures of {cfg.img_size} pixels ({unreadable(e)}); "
-            "choose another --img_size or --arch.")
+            "choose another --img-size or --arch.")
 
 # %% ../../nbs/cli/03_train.ipynb #64974718
 def folder_learner(
@@ -113,7 +114,7 @@ def folder_learner(
 )->Learner:
     "A network with soft attention for a folder of pictures, the same with the same seed; raises `ValueError`"
     if num_workers is not None and num_workers<0:
-        raise ValueError(f"--num_workers must be at least 0, not {num_workers}.")
+        raise ValueError(f"--num-workers must be at least 0, not {num_workers}.")
     dls = folder_dls(data_folder, cfg.img_size, cfg.batch_size, cfg.augment, cfg.num_ops, cfg.magnitude, num_classes,
                      cfg.valid_pct, cfg.seed, normalize=not cfg.pretrained, skip_bad=skip_bad, num_workers=num_workers,
                      device=device, skip=skip)
@@ -169,14 +170,14 @@ def plot_confusion(
 state_file = 'unfinished.safetensors'
 
 def claim_model_folder(
-    folder:Path, # `--model_save_path`
+    folder:Path, # `--out`
     resume:bool, # Resume the run in it?
     overwrite:bool # Or train again and replace it?
 )->bool: # Is the run complete already?
     "Check that a folder may be written to; an older model is replaced only where `overwrite` says so"
     f = repr(str(folder))
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{f} is a file; choose another folder with --model_save_path.")
+        raise FileExistsError(f"{f} is a file; choose another folder with --out.")
     done,begun = maker(folder/metadata_file)=='fastattn_train',(folder/state_file).exists()
     if resume and overwrite:
         raise ValueError("--resume goes on with a training run and --overwrite starts it again; give one of them.")
@@ -189,11 +190,11 @@ def claim_model_folder(
         raise FileExistsError(f"{f} holds a training run that was interrupted; go on with --resume, "
                               "or start again with --overwrite.")
     if done:
-        raise FileExistsError(f"{f} holds a trained model; choose another folder with --model_save_path, "
+        raise FileExistsError(f"{f} holds a trained model; choose another folder with --out, "
                               "or replace it with --overwrite.")
     if folder.exists() and any(not o.name.startswith(part_prefix) for o in folder.iterdir()):
         raise FileExistsError(f"The folder {f} is not empty, and was not made by fastattn_train; "
-                              "choose another with --model_save_path.")
+                              "choose another with --out.")
     return False
 
 # %% ../../nbs/cli/03_train.ipynb #e38ff336
@@ -285,7 +286,7 @@ def _completed(out, cfg):
         if mine.get(k)!=v:
             raise ValueError(f"The training run in {str(out)!r} is complete, with {k}={v!r}, and now it is "
                              f"{mine.get(k)!r}; train again with --overwrite, "
-                             "or choose another folder with --model_save_path.")
+                             "or choose another folder with --out.")
     print(f'The training run in {str(out)!r} is complete already; nothing is left to do.')
     return meta
 
@@ -305,7 +306,7 @@ def run_train(
 
     Raises `ValueError` or `OSError`, before a batch is trained, for all that could not be saved at the end."""
     cfg,out,dev = ifnone(cfg, TrainConfig()),Path(model_save_path),pick_device(device)
-    with only_one(out, '--model_save_path'):
+    with only_one(out, '--out'):
         return _train(data_folder, cfg, out, num_classes, dev, resume, overwrite, skip_bad, export, num_workers)
 
 def _train(data_folder, cfg, out, num_classes, dev, resume, overwrite, skip_bad, export, num_workers):

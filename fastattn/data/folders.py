@@ -206,7 +206,7 @@ def _without_unreadable(lf, skip_bad):
     if bad and not skip_bad:
         says = '; '.join(f'{f.relative_to(lf.path).as_posix()!r}: {w}' for f,w in list(bad.items())[:5])
         raise ValueError(f"{len(bad)} of {len(every)} files cannot be read as pictures "
-                         f"({says}{'; ...' if len(bad)>5 else ''}); remove them, or skip them (--skip_bad).")
+                         f"({says}{'; ...' if len(bad)>5 else ''}); remove them, or skip them (--skip-bad).")
     train,valid = ([(f,c) for f,c in fs if f not in bad] for fs in (lf.train,lf.valid))
     if gone := set(lf.classes)-{c for _,c in train}:
         raise ValueError(f"Of the class {sorted(gone)[0]!r} no picture can be read.")

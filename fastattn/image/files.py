@@ -299,7 +299,7 @@ def sentence(
 )->str: # None where the exception is a bug and no mistake of the user
     "What went wrong and how to mend it, in one sentence"
     if type(e).__name__=='OutOfMemoryError' or isinstance(e, MemoryError):
-        return "There is too little memory; choose a smaller --batch_size or --img_size."
+        return "There is too little memory; choose a smaller --batch-size or --img-size."
     code = _errno(e)
     where = f' {str(e.filename)!r}' if getattr(e, 'filename', None) else ''
     if code in _file_errors: return _file_errors[code].format(where=where)

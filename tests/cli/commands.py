@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 context = multiprocessing.get_context('forkserver')
-context.set_forkserver_preload(['fastattn.cli.commands'])
+context.set_forkserver_preload(['fastattn.cli.train','fastattn.cli.visualize','fastattn.cli.demo'])
 
 def _path(name): return str(Path(sys.executable).parent/name)
 
@@ -40,6 +40,6 @@ def start(name, *args, cwd):
     "The process of a command, still running; what it prints is lost"
     return _process(_command, (name, *map(str, args)), cwd, tempfile.mkdtemp(dir=cwd, prefix='.printed'))
 
-def script(name, *args, cwd='.'):
+def script(name, *args, cwd='.', env={}):
     "As `run`, by the console script"
-    return subprocess.run([_path(name), *map(str, args)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([_path(name), *map(str, args)], capture_output=True, text=True, cwd=cwd, env={**os.environ, **env})

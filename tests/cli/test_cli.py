@@ -1,5 +1,5 @@
 "The demo from the command line."
-import json, sys
+import importlib.util, json, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,3 +26,38 @@ def test_refuses_a_foreign_folder(tmp_path):
 def test_bad_arguments(tmp_path, args, says):
     r = run('fastattn_demo', '--out', tmp_path/'o', *args)
     assert r.returncode!=0 and says in r.stderr and 'Traceback' not in r.stderr and not (tmp_path/'o').exists()
+
+names = 'fastattn_demo','fastattn_train','fastattn_visualize'
+
+@pytest.mark.parametrize('name', names)
+def test_help_loads_nothing_heavy(name):
+    "What `--help` and a mistyped flag need is neither torch nor fastai, which take seconds to load"
+    code = f"""import sys
+sys.argv = [{name!r}, '--help']
+from fastattn.cli.commands import {name} as f
+try: f()
+except SystemExit as e: assert e.code==0
+print([m for m in ('torch','fastai','timm','matplotlib','numpy') if m in sys.modules])"""
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.stdout.endswith('\n[]\n') and 'usage: '+name in r.stdout and not r.stderr, r.stderr
+
+@pytest.mark.parametrize('env', [dict(TERM='dumb', COLUMNS='1'), dict(TERM='', COLUMNS='x'), dict(COLUMNS='0', NO_COLOR='1')])
+def test_odd_terminals(env):
+    r = script('fastattn_train', '--help', env=env)
+    assert r.returncode==0 and 'Train a classifier' in ' '.join(r.stdout.split()) and not r.stderr, r.stderr
+    assert script('fastattn_train', '--version', env=env).stdout.split()[0]=='fastattn'
+
+def test_pipe_closed_early(tmp_path):
+    "Who reads what is printed goes away: no stack trace"
+    exe = Path(sys.executable).parent/'fastattn_demo'
+    r = subprocess.run(f"'{exe}' --out o --epochs 1 --n 160 | true", shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert 'Traceback' not in r.stderr and 'BrokenPipe' not in r.stderr, r.stderr
+
+@pytest.mark.skipif(importlib.util.find_spec('argcomplete') is None, reason='argcomplete is not installed')
+def test_completion():
+    "The shell's Tab key"
+    env = dict(_ARGCOMPLETE='1', _ARGCOMPLETE_STDOUT_FILENAME='out', COMP_LINE='fastattn_train --ep', COMP_POINT='19',
+               _ARGCOMPLETE_IFS=' ', COMP_TYPE='9')
+    with tempfile.TemporaryDirectory() as d:
+        script('fastattn_train', cwd=d, env={**env, '_ARGCOMPLETE_STDOUT_FILENAME':f'{d}/out'})
+        assert (Path(d)/'out').read_text().split()==['--epochs']

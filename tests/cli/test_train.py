@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from commands import call, run, script, start
 from photos import photo_set
 
-small = ('--arch','demo_arch','--no-pretrained','--img_size',64)
+small = ('--arch','demo_arch','--no-pretrained','--img-size',64)
 
 def shown(d): return sorted(p for p in d.rglob('*.png') if not p.name.startswith('.'))
 
@@ -25,7 +25,7 @@ def wait_for(ok, proc, secs=120):
 
 def test_demo_set(tmp_path):
     path = demo_path(240)
-    r = run('fastattn_train', '--data_folder', path, '--num_classes', 8, *small, '--epoch', 1, '--batch_size', 16,
+    r = run('fastattn_train', path, '--num-classes', 8, *small, '--epochs', 1, '--batch-size', 16,
             '--form', 'element', '--augment', 'cutmix', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     page = json.loads((tmp_path/'output/model/run.json').read_text())
@@ -33,55 +33,57 @@ def test_demo_set(tmp_path):
     assert sorted(p.name for p in (tmp_path/'output/model').iterdir())==[
         'before_after.png','confusion.png','model.safetensors','run.json','top_losses.png','training.png']
     # takes the model that was saved last
-    r = script('fastattn_visualize', '--data_folder', path/'valid'/'cat', cwd=tmp_path)
+    r = script('fastattn_visualize', path/'valid'/'cat', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     assert len(list((tmp_path/'output').glob('*.png')))==len(list((path/'valid'/'cat').iterdir()))+1
 
 def test_photographs(tmp_path):
     path = photo_set(tmp_path/'photos')
-    r = run('fastattn_train', '--data_folder', path, *small, '--epoch', 10, '--lr', .01, '--augment', 'none',
-            '--batch_size', 16, '--model_save_path', tmp_path/'my model', cwd=tmp_path)
+    r = run('fastattn_train', path, *small, '--epochs', 10, '--lr', .01, '--augment', 'none',
+            '--batch-size', 16, '--out', tmp_path/'my model', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     page = json.loads((tmp_path/'my model'/'run.json').read_text(encoding='utf-8'))
     assert page['accuracy']>=.7 and set(page['images']['classes'])=={p.name for p in (path/'train').iterdir()}
     (path/'test'/'broken.jpg').write_text('no picture')
-    r = run('fastattn_visualize', '--data_folder', path/'test', '--out', tmp_path/'looked at', '--method', 'gradcam',
+    r = run('fastattn_visualize', path/'test', '--out', tmp_path/'looked at', '--method', 'gradcam',
             cwd=tmp_path)
     # one is left out, and the status says so
     assert r.returncode==1 and 'broken.jpg' in r.stdout and 'Traceback' not in r.stderr
     strips = [p for p in shown(tmp_path/'looked at') if p.name!='contact_sheet.png']
     assert {p.relative_to(tmp_path/'looked at').as_posix() for p in strips}=={
-        p.relative_to(path/'test').as_posix()+'.png' for p in (path/'test').rglob('*')
+        p.relative_to(path/'test').with_suffix('.png').as_posix() for p in (path/'test').rglob('*')
         if p.is_file() and p.name!='broken.jpg'}
     right = [strip_notes(p)['label'].rpartition(' ')[0]==p.parent.name for p in strips]
     # pictures from disk are seen as they were in training
     assert abs(sum(right)/len(right)-page['accuracy'])<1e-3
     # lies on its side in the file, and stands in the strip
-    strip = tmp_path/'looked at'/'grace_hopper'/'2.jpg.png'
+    strip = tmp_path/'looked at'/'grace_hopper'/'2.png'
     box = strip_notes(strip)['overlay']
-    panel = Image.open(strip).crop((8, box[1], 8+box[2]-box[0], box[3])).convert('L')
+    # five panels; the picture is the first
+    left = box[0]-4*((Image.open(strip).size[0]-8)//5)
+    panel = Image.open(strip).convert('RGB').crop((left, box[1], left+box[2]-box[0], box[3])).convert('L')
     def alike(im):
         return np.corrcoef(np.asarray(im.convert('L').resize(panel.size)).ravel(), np.asarray(panel).ravel())[0,1]
     assert (alike(Photo.create(path/'test'/'grace_hopper'/'2.jpg'))>.95 >
             alike(Image.open(path/'test'/'grace_hopper'/'2.jpg')))
 
 def test_killed_training(tmp_path):
-    args = ('--data_folder', demo_path(240), *small, '--epoch', 3, '--batch_size', 16, '--augment', 'rand',
-            '--num_workers', 0, '--seed', 3)
+    args = (demo_path(240), *small, '--epochs', 3, '--batch-size', 16, '--augment', 'rand',
+            '--num-workers', 0, '--seed', 3)
     whole,broken = tmp_path/'whole',tmp_path/'broken'
-    assert run('fastattn_train', *args, '--model_save_path', whole, cwd=tmp_path).returncode==0
-    p = start('fastattn_train', *args, '--model_save_path', broken, cwd=tmp_path)
+    assert run('fastattn_train', *args, '--out', whole, cwd=tmp_path).returncode==0
+    p = start('fastattn_train', *args, '--out', broken, cwd=tmp_path)
     wait_for(lambda: (broken/'unfinished.safetensors').exists(), p)
     # into the next epoch
     time.sleep(.15)
     p.kill(); p.join()
     assert not (broken/'run.json').exists()
-    r = run('fastattn_train', *args, '--model_save_path', broken, cwd=tmp_path)
+    r = run('fastattn_train', *args, '--out', broken, cwd=tmp_path)
     assert r.returncode!=0 and '--resume' in r.stderr and 'Traceback' not in r.stderr
-    r = run('fastattn_train', *args[:-1], 4, '--model_save_path', broken, '--resume', cwd=tmp_path)
+    r = run('fastattn_train', *args[:-1], 4, '--out', broken, '--resume', cwd=tmp_path)
     assert r.returncode!=0 and 'seed=3' in r.stderr and 'Traceback' not in r.stderr
     # the script itself: an interpreter that shares nothing with the first, not even the order of its sets
-    r = script('fastattn_train', *args, '--model_save_path', broken, '--resume', cwd=tmp_path)
+    r = script('fastattn_train', *args, '--out', broken, '--resume', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     assert (whole/'model.safetensors').read_bytes()==(broken/'model.safetensors').read_bytes()
     a,b = (json.loads((d/'run.json').read_text()) for d in (whole,broken))
@@ -100,7 +102,7 @@ def model(tmp_path_factory):
     return d
 
 def test_killed_visualize(tmp_path, model):
-    args = ('--data_folder', demo_path(240)/'valid', '--checkpoint', model, '--out', tmp_path/'out', '--batch_size', 4)
+    args = (demo_path(240)/'valid', '--checkpoint', model, '--out', tmp_path/'out', '--batch-size', 4)
     p = start('fastattn_visualize', *args, cwd=tmp_path)
     wait_for(lambda: len(shown(tmp_path/'out'))>=8, p)
     p.kill(); p.join()
@@ -117,14 +119,14 @@ def test_disk_full(tmp_path, model):
     "A limit on the size of files stands for a full disk: a write fails in the middle"
     (tmp_path/'in').mkdir()
     for i in range(2): Image.new('RGB', (64,64), (40*i,80,90)).save(tmp_path/'in'/f'{i}.png')
-    r = run('fastattn_visualize', '--data_folder', tmp_path/'in', '--checkpoint', model, '--out', tmp_path/'out',
+    r = run('fastattn_visualize', tmp_path/'in', '--checkpoint', model, '--out', tmp_path/'out',
             cwd=tmp_path, max_bytes=4096)
     assert r.returncode!=0 and 'grew larger' in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not list((tmp_path/'out').rglob('*'))
 
 @pytest.mark.parametrize('args,says', [
-    (('fastattn_train','--data_folder','nowhere','--no-pretrained'), "There is no folder 'nowhere'"),
-    (('fastattn_visualize','--data_folder','.'), 'There are no pictures in'), (('fastattn_train',), '--data-folder')])
+    (('fastattn_train','nowhere','--no-pretrained'), "There is no folder 'nowhere'"),
+    (('fastattn_visualize','.'), 'There are no pictures in'), (('fastattn_train',), '--data-folder')])
 def test_bad_input(tmp_path, args, says):
     r = run(*args, cwd=tmp_path)
     assert r.returncode!=0 and says in r.stderr and 'Traceback' not in r.stderr and not list(tmp_path.iterdir())
