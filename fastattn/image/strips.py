@@ -64,9 +64,15 @@ def _side_by_side(pictures):
         x += p.size[0]
     return both
 
-def _own_colours(both, n):
-    "The `n` colours that pictures need most, as an image that holds a palette"
+def _own_colours(both, n, colours):
+    """The `n` colours that pictures need most, as an image that holds a palette
+
+    Every eighth pixel is looked at, which may miss a small spot of a heatmap: so a map's colours are mixed in."""
     few = both.resize([max(1, o//8) for o in both.size], Image.Resampling.NEAREST)
+    few = np.asarray(few).reshape(-1, 3)
+    mixed = np.concatenate([.4*np.percentile(few, q, 0)+.6*colours for q in (20,80)])
+    few = np.concatenate([few, np.repeat(mixed.round().astype(np.uint8), max(1, len(few)//(3*len(mixed)+1)), 0)])
+    few = Image.fromarray(few[None])
     most = few.quantize(n, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()[:3*n]
     res = Image.new('P', (1,1))
     res.putpalette(most+[0]*(3*n-len(most)))
@@ -112,7 +118,7 @@ def draw_strip(
     for spot,(_,p) in zip(spots, panels):
         if p.ndim<3: sheet.paste(_map_indices(p, w, h, colours), spot)
     both = _side_by_side([Image.fromarray(p) for _,p in panels if p.ndim==3])
-    own = _own_colours(both, _own(colours))
+    own = _own_colours(both, _own(colours), colours)
     palette = _palette(colours, own)
     notes = {**notes, 'overlay':[*spots[-1], spots[-1][0]+w, top+h]}
     for dither in (Image.Dither.FLOYDSTEINBERG,Image.Dither.NONE):
