@@ -1,6 +1,6 @@
 """fastattn_visualize on ten thousand photographs: memory while it runs, and pictures a second beside the model's plain
 inference (Linux)"""
-import argparse, random, tempfile, threading, time
+import argparse, random, re, subprocess, sys, tempfile, threading, time
 from fastai.vision.all import *
 from fastattn.all import *
 from fastattn.data.demo import *
@@ -31,6 +31,13 @@ class Watch(threading.Thread):
                 if n<=m: self.peaks[m] = max(self.peaks[m], rss())
             time.sleep(1)
 
+def by_command(t, bs):
+    "Strips a second as `fastattn_visualize` itself says, with the processes that it starts"
+    exe = Path(sys.executable).parent/'fastattn_visualize'
+    said = subprocess.run([exe, t/'in', '--out', t/'by command', '--checkpoint', t/'model', '--batch-size', str(bs)],
+                          capture_output=True, text=True, check=True).stdout
+    return float(re.search(r'\(([\d.]+) a second', said)[1])
+
 def speed(f, n): t = time.time(); f(); return n/(time.time()-t)
 
 if __name__=='__main__':
@@ -59,12 +66,13 @@ if __name__=='__main__':
         w.start()
         res = run_visualize(t/'in', t/'out', t/'model', batch_size=a.bs)
         w.over = True; w.join()
-        size = sum(f.stat().st_size for f in (t/'out').iterdir())/1e6
+        sizes = [f.stat().st_size for f in (t/'out').iterdir() if f.name!='contact_sheet.png']
         f = here/'results'/f'{a.name}.json'
         runs = json.loads(f.read_text())['runs'] if f.exists() else {}
         runs[str(a.n)] = dict(drawn=res['drawn'], seconds=res['seconds'],
-                              drawn_per_second=round(res['drawn']/res['seconds'],1), plain=rates,
+                              drawn_per_second=round(res['drawn']/res['seconds'],1), by_command=by_command(t, a.bs),
+                              plain=rates, largest_kb=round(max(sizes)/1e3),
                               rss_before=round(before), rss_peak_until={str(k):round(v) for k,v in w.peaks.items()},
-                              output_mb=round(size))
+                              output_mb=round(sum(sizes)/1e6))
         write(a.name, what=f'{a.arch}, {a.size} px, batch {a.bs}; by number of pictures: pictures a second, '
                            'and memory of the process in MB', runs=runs)

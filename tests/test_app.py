@@ -11,7 +11,7 @@ def cells():
     "The code of the notebook, without what is hidden or opens a page"
     nb = json.loads((Path(__file__).parents[1]/'nbs/tutorials/app.ipynb').read_text())
     srcs = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
-    return [s for s in srcs if not s.startswith('#| hide') and not s.startswith('#| eval: false') and 'subplots' not in s]
+    return [s for s in srcs if not s.startswith(('#| hide','#| eval: false')) and 'subplots' not in s]
 
 @pytest.fixture(scope='module')
 def served():
@@ -38,7 +38,8 @@ def test_asked(served, tmp_path):
     assert probs['label']==file.parent.name
     with pytest.raises(Exception): client.predict(handle_file(str(file)), 'gradcan', 'predicted', api_name='/look')
 
-@pytest.mark.skipif(not chromium or importlib.util.find_spec('playwright') is None, reason='chromium or playwright is not there')
+@pytest.mark.skipif(not chromium or importlib.util.find_spec('playwright') is None,
+                    reason='chromium or playwright is not there')
 def test_clicked(served):
     "A picture is given, the button is pressed, a heatmap is there"
     from playwright.sync_api import sync_playwright

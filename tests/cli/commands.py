@@ -42,4 +42,5 @@ def start(name, *args, cwd):
 
 def script(name, *args, cwd='.', env={}):
     "As `run`, by the console script"
-    return subprocess.run([_path(name), *map(str, args)], capture_output=True, text=True, cwd=cwd, env={**os.environ, **env})
+    env = {**os.environ, **env}
+    return subprocess.run([_path(name), *map(str, args)], capture_output=True, text=True, cwd=cwd, env=env)

@@ -41,7 +41,8 @@ print([m for m in ('torch','fastai','timm','matplotlib','numpy') if m in sys.mod
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert r.stdout.endswith('\n[]\n') and 'usage: '+name in r.stdout and not r.stderr, r.stderr
 
-@pytest.mark.parametrize('env', [dict(TERM='dumb', COLUMNS='1'), dict(TERM='', COLUMNS='x'), dict(COLUMNS='0', NO_COLOR='1')])
+@pytest.mark.parametrize('env', [dict(TERM='dumb', COLUMNS='1'), dict(TERM='', COLUMNS='x'),
+                                 dict(COLUMNS='0', NO_COLOR='1')])
 def test_odd_terminals(env):
     r = script('fastattn_train', '--help', env=env)
     assert r.returncode==0 and 'Train a classifier' in ' '.join(r.stdout.split()) and not r.stderr, r.stderr
@@ -50,7 +51,8 @@ def test_odd_terminals(env):
 def test_pipe_closed_early(tmp_path):
     "Who reads what is printed goes away: no stack trace"
     exe = Path(sys.executable).parent/'fastattn_demo'
-    r = subprocess.run(f"'{exe}' --out o --epochs 1 --n 160 | true", shell=True, capture_output=True, text=True, cwd=tmp_path)
+    r = subprocess.run(f"'{exe}' --out o --epochs 1 --n 160 | true", shell=True, capture_output=True, text=True,
+                       cwd=tmp_path)
     assert 'Traceback' not in r.stderr and 'BrokenPipe' not in r.stderr, r.stderr
 
 @pytest.mark.skipif(importlib.util.find_spec('argcomplete') is None, reason='argcomplete is not installed')
