@@ -128,9 +128,20 @@ def _ask(model, learner, x, method, target, layer, size, **kwargs):
         facts.forget(model)
         return _answer(model, learner, x, method, target, layer, size, **kwargs)
 
+def _layer_names(model, layer):
+    "A layer given as a module, or a list with modules in it, by its name; raises `ValueError` for another model's"
+    if isinstance(layer, (list,L)) and any(isinstance(o, nn.Module) for o in layer):
+        return [_layer_names(model, o) for o in layer]
+    if not isinstance(layer, nn.Module): return layer
+    name = next((n for n,m in model.named_modules() if m is layer), None)
+    if name is None: raise ValueError(f"The {type(layer).__name__} given as `layer` is no module of this model.")
+    return name
+
 def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(0,False,1,False), place='even',
             **kwargs):
     e = pick_method(method, model, target is not None, x, target)
+    e.check_options(kwargs)
+    layer = _layer_names(model, layer)
     if target is None and (learner is None or class_names(learner) is None) and has_no_classes(model):
         target = EmbeddingSize()
     x = x.clone() if x.is_inference() else x
@@ -262,7 +273,7 @@ def explain(
     x, # A batch `(bs,c,h,w)`, or a tuple of all inputs of the model; or what the learner reads, such as a path
     method:str='auto', # A name in `explainers`; `'auto'` takes the one that suits the model best
     target=None, # None (predicted class), a class by number or name, one per image, or `f(output, idx) -> (rows,)`
-    layer=None, # Glob on module names, list of these, index among the `candidates`, or `(name, run)`; None: the default
+    layer=None, # Module, glob on names, list of these, index among the `candidates`, `(name, run)`; None: the default
     size=None, # Height and width of the result, or one number for both; None: as the input, or as the picture
     fuse:str='mean', # How maps of several layers are combined: `'mean'`, `'product'`, or `'max'` as in LayerCAM's paper
     smooth:int=0, # Number of noisy copies of each image to average over (SmoothGrad, Smilkov et al. 2017, eq. 1)
