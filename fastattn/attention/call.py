@@ -14,6 +14,10 @@ from copy import copy,deepcopy
 # %% ../../nbs/attention/01_call.ipynb #98ec0b4b
 _block = 2**17 # weights computed at once: half a megabyte, which stays in the processor's cache
 
+def _even(n, most):
+    "The size of even parts of `n` things, with at most `most` in each"
+    return math.ceil(n/math.ceil(n/max(1, most)))
+
 def _upcast(t):
     "Half precision as float32; other types stay"
     return t.float() if t.dtype in (torch.float16,torch.bfloat16) else t
@@ -129,20 +133,26 @@ def gather(self:AttentionCall,
 @patch
 def _gather_plain(self:AttentionCall, r, i, relevant):
     "`gather` for attention without mask and windows, in place and in blocks that fit the cache"
-    bs,heads,_,k = self.shape
+    bs,heads,n,k = self.shape
     def _flat(t): return _upcast(t).flatten(0,1)
-    q,kt = _flat(self.q[:,:,i])*ifnone(self.scale, self.q.shape[-1]**-.5),_flat(self.k).transpose(1,2)
-    if relevant: g,vt = _flat(self.g[:,:,i]),_flat(self.v).transpose(1,2)
+    def _rows(t): return _flat(t if len(i)==n else t[:,:,i])
+    q,kt,scale = _rows(self.q),_flat(self.k).transpose(1,2),float(ifnone(self.scale, self.q.shape[-1]**-.5))
+    if relevant: g,vt = _rows(self.g),_flat(self.v).transpose(1,2)
     w,res = r.to(q.dtype).repeat_interleave(heads, 0)[:,None],q.new_zeros(bs*heads,1,k)
-    rows = max(1, min(len(i), _block//k))
-    step = max(1, _block//(rows*k)) # heads at once
+    # threads wait for each other after every operation, for long where other programs run: so few and large ones
+    most = 4*_block*torch.get_num_threads()
+    rows = _even(len(i), most//k)
+    step = _even(bs*heads, most//(rows*k)) # heads at once
+    buffers = q.new_empty(1+relevant, step*rows*k) # used again: fresh memory is slow to write to
     for j in range(0, bs*heads, step):
         h = slice(j,j+step)
         for b in range(0, len(i), rows):
-            a = torch.bmm(q[h,b:b+rows], kt[h])
+            qb,wb = q[h,b:b+rows],w[h,:,b:b+rows]
+            a,other = (o[:qb.shape[0]*qb.shape[1]*k].view(*qb.shape[:2],k) for o in (buffers[0],buffers[-1]))
+            torch.baddbmm(a, qb, kt[h], beta=0, alpha=scale, out=a)
             a = a.softmax(-1) if a.is_cuda else torch.softmax(a, -1, out=a)
-            if relevant: a = a.mul_(torch.bmm(g[h,b:b+rows], vt[h])).relu_()
-            res[h].baddbmm_(w[h,:,b:b+rows], a)
+            if relevant: a = a.mul_(torch.bmm(g[h,b:b+rows], vt[h], out=other)).relu_()
+            res[h].baddbmm_(wb, a)
     return res.view(bs,heads,k)
 
 # %% ../../nbs/attention/01_call.ipynb #072ba59c

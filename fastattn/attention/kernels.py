@@ -101,13 +101,14 @@ class KernelCalls:
 
     def _kept(self, q, k, v, out, p, **kwargs):
         "The tensors that a call keeps; `p` is the dropout probability"
-        # copies: views of a joint projection would keep the values alive
-        kept = dict(v=v.detach().clone()) if self.keep_values else {}
-        if not self.grad: return dict(q=q.detach().clone(), k=k.detach().clone(), **kept, **kwargs)
+        # copies: views of a joint projection would keep the values alive; head by head, as products need them
+        def _copy(t): return t.detach().clone(memory_format=torch.contiguous_format)
+        kept = dict(v=_copy(v)) if self.keep_values else {}
+        if not self.grad: return dict(q=_copy(q), k=_copy(k), **kept, **kwargs)
         if p>0:
             raise RuntimeError("Attention dropout is on, so the gradients of the weights cannot be computed from the "
                                "output: call `model.eval()`, or leave out `grad=True`.")
-        return dict(q=q.clone(), k=k.clone(), v=v.detach().clone(), out=out, **kwargs)
+        return dict(q=q.clone(), k=k.clone(), v=_copy(v), out=out, **kwargs)
 
 # %% ../../nbs/attention/02_kernels.ipynb #33ed0b35
 @patch
