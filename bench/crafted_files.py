@@ -73,9 +73,9 @@ def digest(ts): return hashlib.sha256(b''.join(t.detach().contiguous().numpy().t
 
 def read_strip(base, d):
     run_visualize(d/'in', d/'out', base/'model', device='cpu')
-    notes = strip_notes(d/'out'/'a.png.png')
+    notes = strip_notes(d/'out'/'a.png')
     with Image.open(d/'out'/'contact_sheet.png') as im: im.load(); size = im.size
-    with Image.open(d/'out'/'a.png.png') as im: im.load()
+    with Image.open(d/'out'/'a.png') as im: im.load()
     return [notes['overlay'], notes['label'], notes['file'], notes['model'], list(size)]
 
 def read_model(base, d):
@@ -226,14 +226,14 @@ def itxt(s, key=b'fastattn'): return chunk(b'iTXt', key+b'\0\0\0\0\0'+(s if isin
 def ztxt(s, key=b'fastattn'): return chunk(b'zTXt', key+b'\0\0'+zlib.compress(s))
 
 def strips(s):
-    base = s.base/'out'/'a.png.png'
+    base = s.base/'out'/'a.png'
     notes = strip_notes(base)
     def other(**kw): return [itxt(json.dumps({**notes, **kw}))]
     boxes = dict(three=[0,0,5], five=[0,0,5,5,5], none=None, text='abcd', texts=['0','0','9','9'],
         negative=[-9,-9,50,50],
                  huge=[0,0,30000,30000], far=[10**6,10**6,10**6+50,10**6+50], reversed=[50,50,5,5], empty=[5,5,5,5],
                  floats=[0.5,1.5,1e300,3.], nested=[[0],[0],[9],[9]], dict={}, true=[True,True,True,True], whole=10**40)
-    for n,b in boxes.items(): s.file('strip', 'out/a.png.png', None, {f'overlay {n}':png_with(base, other(overlay=b))},
+    for n,b in boxes.items(): s.file('strip', 'out/a.png', None, {f'overlay {n}':png_with(base, other(overlay=b))},
                                      ('in','out'), 'refused or same')
     texts = dict(missing=[], list=[itxt('[]')], null=[itxt('null')], deep=[itxt(deep)], no_json=[itxt('{')],
                  of_50_mb=lambda: [itxt(json.dumps({**notes, 'x':'y'*50_000_000}))],
@@ -244,16 +244,16 @@ def strips(s):
                  other_file=other(file='b.png'), model_list=other(model=[1]), nan=[itxt(json.dumps({**notes,
                      'mtime':float('nan')}))])
     def _png(c): return (lambda: png_with(base, c())) if callable(c) else png_with(base, c)
-    for n,c in texts.items(): s.file('strip', 'out/a.png.png', None, {f'notes {n}':_png(c)}, ('in','out'),
+    for n,c in texts.items(): s.file('strip', 'out/a.png', None, {f'notes {n}':_png(c)}, ('in','out'),
                                      'anything' if n=='twice' else 'refused or same')
     data = base.read_bytes()
-    s.file('strip', 'out/a.png.png', ('empty','flipped','noise','pickle','zip_bomb'), bytes_for(s.rng, data, s.mark),
+    s.file('strip', 'out/a.png', ('empty','flipped','noise','pickle','zip_bomb'), bytes_for(s.rng, data, s.mark),
            ('in','out'), 'refused or same')
-    s.file('strip', 'out/a.png.png', None, dict(cut_in_pixels=data[:-len(data)//3]), ('in','out'), 'refused or same')
+    s.file('strip', 'out/a.png', None, dict(cut_in_pixels=data[:-len(data)//3]), ('in','out'), 'refused or same')
     # a contact sheet that must be drawn again, or a foreign one
     for f in ('overlay','sheet'): s.file('strip', 'out/contact_sheet.png', None,
         {f'of {f}':png_with(base, [itxt(json.dumps({f:huge, 'of':[huge]}))])}, ('in','out'), 'refused or same')
-    s.specials('strip', 'out/a.png.png', copy=('in','out'), expect='refused or same')
+    s.specials('strip', 'out/a.png', copy=('in','out'), expect='refused or same')
     s.specials('strip', 'out/contact_sheet.png', ('fifo','zero'), ('in','out'), 'refused or same')
 
 def models(s):

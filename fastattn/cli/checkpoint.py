@@ -255,7 +255,8 @@ def save_checkpoint(
     meta,folder = check_savable(learn, folder, **about),Path(folder)
     state = {k:v.detach().cpu().contiguous().clone() for k,v in learn.model.state_dict().items()}
     with whole_files(folder/weights_file, folder/metadata_file) as (weights,metadata): # they belong together
-        save_file(state, weights, dict(made_by=generator, run=json.dumps(_built_from(meta))))
+        # one entry: safetensors writes several in an order that changes from process to process
+        save_file(state, weights, dict(made_by=f'{generator} {json.dumps(_built_from(meta))}'))
         meta['weights_sha256'] = hashlib.sha256(weights.read_bytes()).hexdigest()
         metadata.write_text(json.dumps(meta, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     return meta
@@ -278,8 +279,8 @@ def read_metadata(
 
 def _carried(f):
     "The metadata that a weights file carries in its header; None where it carries none, or cannot be read"
-    try: return parse_json(read_header(f)[1]['run'])
-    except (OSError,ValueError,KeyError,TypeError): return None
+    try: return parse_json(read_header(f)[1]['made_by'].removeprefix(f'{generator} '))
+    except (OSError,ValueError,KeyError,AttributeError): return None
 
 def _of_weights(f, meta):
     "`meta`, or where it was written for other weights than those in `f`, the metadata that these carry"

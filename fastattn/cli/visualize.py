@@ -21,6 +21,7 @@ from ..core.inputs import *
 from .checkpoint import *
 from .strips import *
 from collections import Counter,deque
+from contextlib import nullcontext
 import errno,hashlib,time
 
 # %% ../../nbs/cli/05_visualize.ipynb #d4004f0d
@@ -181,13 +182,16 @@ def _tell_readable(learn, files, bad, **kwargs):
         rest = [f for f in files if f not in broken]
         return list(zip(rest, tell(learn, rest, **kwargs))) if rest else []
 
-_quick = .06 # seconds for a picture: where the model takes less, drawing takes as much of the processors
+_slow = .15 # seconds for a picture on one processor: where the model takes more, drawing hardly counts
 
 @contextmanager
-def _threads():
-    "Yields a function that leaves the other processors to those who draw: threads that wait for each other take longer"
+def _one_thread():
+    """PyTorch with one thread, and a function that gives it back its threads
+
+    They wait for each other after each operation, which takes very long while other processes draw."""
     n = torch.get_num_threads()
-    try: yield partial(torch.set_num_threads, 1)
+    torch.set_num_threads(1)
+    try: yield partial(torch.set_num_threads, n)
     finally: torch.set_num_threads(n)
 
 def _save_strips(learn, todo, root, made, bs, processes):
@@ -202,13 +206,16 @@ def _save_strips(learn, todo, root, made, bs, processes):
                 if e.errno!=errno.ENAMETOOLONG: raise
                 bad[f] = sentence(e)
     files = list(todo)
-    with learn.no_bar(), warnings.catch_warnings(), drawing(processes) as draw, _threads() as few_threads:
+    with learn.no_bar(), warnings.catch_warnings(), drawing(processes) as draw, \
+         (_one_thread() if processes else nullcontext()) as all_threads:
         warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
         warnings.filterwarnings('ignore', message='.* maps of .* are empty')
-        for fs in progress_bar([files[i:i+bs] for i in range(0, len(files), bs)], leave=False):
+        batches = [files[i:i+bs] for i in range(0, len(files), bs)]
+        for k,fs in enumerate(progress_bar(batches, leave=False)):
             start = time.time()
             told = _tell_readable(learn, fs, bad, **ask)
-            if processes and time.time()-start<_quick*len(fs): few_threads()
+            # the first batch takes longer, whatever the model
+            if processes and k==1 and time.time()-start>_slow*len(fs): all_threads()
             for f,story in told:
                 notes = {**made, **_own_settings(f, root), 'label':story.label}
                 waiting.append((f, draw(*strip_parts(story), notes)))
