@@ -132,7 +132,7 @@ def gather(self:AttentionCall,
 
 @patch
 def _gather_plain(self:AttentionCall, r, i, relevant):
-    "`gather` for attention without mask and windows, in place and in blocks that fit the cache"
+    "`gather` for attention without mask and windows, in place and in large blocks of one buffer"
     bs,heads,n,k = self.shape
     def _flat(t): return _upcast(t).flatten(0,1)
     def _rows(t): return _flat(t if len(i)==n else t[:,:,i])

@@ -367,12 +367,17 @@ def _check_weights(folder, meta, want, got):
                          f"({m['arch']}, {m['form']}, {n} classes): {bad}. "
                          "Keep the two files of one training run together.")
 
-def _check_values(folder, meta, state, sha):
-    "Raise `ValueError` where the weights are those of another training run, or no numbers"
-    f,about = str(folder/weights_file),str(folder/metadata_file)
-    if meta.get('weights_sha256', sha)!=sha and _carried(folder/weights_file)!=_built_from(meta):
-        raise ValueError(f"{f!r} holds other weights than those that {about!r} was written for; "
-                         "keep the two files of one training run together.")
+def _said_of(folder, meta, sha):
+    "What of the metadata is said of weights with this hash; raises `ValueError` where they are another training run's"
+    if meta.get('weights_sha256', sha)==sha: return {**meta, 'weights_sha256':sha}
+    f,about = folder/weights_file,str(folder/metadata_file)
+    if _carried(f)==_built_from(meta): return {**_built_from(meta), 'weights_sha256':sha}
+    raise ValueError(f"{str(f)!r} holds other weights than those that {about!r} was written for; "
+                     "keep the two files of one training run together.")
+
+def _check_values(folder, state):
+    "Raise `ValueError` where the weights are no numbers"
+    f = str(folder/weights_file)
     if bad := [k for k,v in state.items() if not torch.isfinite(v).all()]:
         raise ValueError(f"{f!r} holds nan or infinity in {bad[0]!r}; train again with a lower learning rate.")
 
@@ -399,11 +404,11 @@ def load_checkpoint(
         learn.dls = dls.new_empty()
     _check_weights(folder, meta, learn.model.state_dict(), header)
     state,sha = _read_weights(folder)
-    _check_values(folder, meta, state, sha)
+    meta = _said_of(folder, meta, sha)
+    _check_values(folder, state)
     learn.model.load_state_dict(state)
     if size not in (None,trained):
         with _bare_dls(classes, size, stats, device) as dls: learn.dls = dls.new_empty()
-    other = meta.get('weights_sha256', sha)!=sha # the rest of the metadata speaks of other weights
-    learn.metadata = {**(_built_from(meta) if other else meta), 'weights_sha256':sha}
+    learn.metadata = meta
     learn.model.eval().to(learn.dls.device)
     return learn

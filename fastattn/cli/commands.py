@@ -72,15 +72,15 @@ def parsed(
     return args
 
 # %% ../../nbs/cli/07_commands.ipynb #211f78d0
-def _completed(parser):
+def _complete(parser):
     "Answer the shell where it asks how a line goes on, if argcomplete is installed"
     if '_ARGCOMPLETE' not in os.environ: return
     import argcomplete
     argcomplete.autocomplete(parser)
 
-def _stop(name, status, says=''):
+def _stop(name, status, says):
     "End with a sentence on the error stream, if anybody reads that"
-    try: print(f'{name}: {says}' if says else name, file=sys.stderr, flush=True)
+    try: print(f'{name}: {says}', file=sys.stderr, flush=True)
     except OSError: pass
     sys.exit(status)
 
@@ -108,7 +108,7 @@ def command(
             if args or kwargs or Path(sys.argv[0]).stem.removesuffix('-script')!=f.__name__:
                 return f(*args, **{aliases.get(k, k):v for k,v in kwargs.items()})
             parser = flag_parser(f, aliases)
-            _completed(parser)
+            _complete(parser)
             return _worked(f, parsed(parser, sys.argv[1:]), resumes)
         return _f
     return _decorated
@@ -144,7 +144,7 @@ _folder = {'opt':False, 'nargs':'?'}
 _data_folder = "Folder of pictures: with train and test (or valid) in it, or with a folder for each class"
 
 def _resume_training(args):
-    if any(Path(args['out']).glob('unfinished.safetensors')): return f"Go on with: {again('--resume')}"
+    if (Path(args['out'])/'unfinished.safetensors').exists(): return f"Go on with: {again('--resume')}"
     return f'No epoch was completed; begin again with: {again()}'
 
 @command(dict(epoch='epochs', model_save_path='out'), _resume_training)

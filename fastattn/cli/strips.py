@@ -55,9 +55,10 @@ def _as_bytes(values, top, size):
     return np.uint8((v/top).clamp(0, 1).mul(255).round().numpy())
 
 def strip_parts(
-    story # From `tell`
-)->tuple: # What `draw_strip` takes, but for the notes
-    "What a strip of a story shows, as titles and small arrays"
+    story, # From `tell`
+    notes:dict # What it was made from
+)->tuple: # What `draw_strip` takes
+    "What a strip of a story shows, as titles and small arrays, and what it says of itself"
     size = strip_size(*story.img.size)
     pic = story.img.convert('RGB')
     if pic.size!=size: pic = pic.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
@@ -65,7 +66,8 @@ def strip_parts(
     heat = h.replace(_resized(h.as_subclass(Tensor).detach(), size)).overlay(pic)
     maps = [_as_bytes(v, top, size) for v,top in story.panels.values()]
     titles = [text_runs(o) for o in panel_titles(story)]
-    return text_runs(story.head, bold=True),list(zip(titles, [np.asarray(pic),*maps,np.asarray(heat)])),_colours()
+    panels = list(zip(titles, [np.asarray(pic),*maps,np.asarray(heat)]))
+    return text_runs(story.head, bold=True),panels,_colours(),{**notes, 'label':story.label}
 
 def save_strip(
     story, # From `tell`
@@ -73,7 +75,7 @@ def save_strip(
     notes:dict # What it was made from
 ):
     "Draw a story into a PNG that carries its notes; the file is complete or not there"
-    write_strip(draw_strip(*strip_parts(story), {**notes, 'label':story.label}), fn)
+    write_strip(draw_strip(*strip_parts(story, notes)), fn)
 
 def write_strip(
     png:bytes, # From `draw_strip`
@@ -114,7 +116,7 @@ def contact_sheet(
     side:int=150 # Longer side of a picture on it, in pixels
 )->Image.Image: # RGB
     "The heatmaps of strips side by side, with predictions and file names"
-    strips = [f for f in strips if 'overlay' in (strip_notes(f) or {})]
+    strips = [(f,notes) for f in strips if 'overlay' in (notes := strip_notes(f) or {})]
     n = len(strips)
     if n>most: strips,title = [strips[i] for i in np.linspace(0, n-1, most).astype(int)],f'{title}  ({most} of {n})'
     k = len(strips)
@@ -124,8 +126,7 @@ def contact_sheet(
     text = Image.new('L', sheet.size, 255)
     draw = ImageDraw.Draw(text)
     write_text(draw, 10, 22, text_runs(title, bold=True), 9, sheet.size[0]-20)
-    for i,f in enumerate(progress_bar(strips, leave=False) if k>100 else strips):
-        notes = strip_notes(f)
+    for i,(f,notes) in enumerate(progress_bar(strips, leave=False) if k>100 else strips):
         tile = _tile(f, notes)
         tile.thumbnail((side,side))
         x,y = 10+(i%cols)*w,36+(i//cols)*h

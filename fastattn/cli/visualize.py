@@ -21,7 +21,6 @@ from ..core.inputs import *
 from .checkpoint import *
 from .strips import *
 from collections import Counter,deque
-from contextlib import nullcontext
 import errno,hashlib,time
 
 # %% ../../nbs/cli/05_visualize.ipynb #d4004f0d
@@ -118,8 +117,8 @@ def _strips_of(files, root, out):
     folders,res = groupby(files, attrgetter('parent')),{}
     for d,fs in folders.items():
         to,names = out/d.relative_to(root),[f.name for f in fs]
-        own = names if to.resolve()==d.resolve() else [sheet_file] if to==out else [] # pictures are not drawn over
-        named = _strip_names(names, [*own, sheet_file] if to==out else own)
+        pictures = names if to.resolve()==d.resolve() else [] # which are not drawn over
+        named = _strip_names(names, [*pictures, *([sheet_file] if to==out else [])])
         res.update({f:to/named[f.name] for f in fs})
     return {f:res[f] for f in files}
 
@@ -185,12 +184,12 @@ def _tell_readable(learn, files, bad, **kwargs):
 _slow = .15 # seconds for a picture on one processor: where the model takes more, drawing hardly counts
 
 @contextmanager
-def _one_thread():
-    """PyTorch with one thread, and a function that gives it back its threads
+def _one_thread(on):
+    """PyTorch with one thread, if `on`, and a function that gives it back its threads
 
     They wait for each other after each operation, which takes very long while other processes draw."""
     n = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if on: torch.set_num_threads(1)
     try: yield partial(torch.set_num_threads, n)
     finally: torch.set_num_threads(n)
 
@@ -207,7 +206,7 @@ def _save_strips(learn, todo, root, made, bs, processes):
                 bad[f] = sentence(e)
     files = list(todo)
     with learn.no_bar(), warnings.catch_warnings(), drawing(processes) as draw, \
-         (_one_thread() if processes else nullcontext()) as all_threads:
+         _one_thread(processes>0) as all_threads:
         warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
         warnings.filterwarnings('ignore', message='.* maps of .* are empty')
         batches = [files[i:i+bs] for i in range(0, len(files), bs)]
@@ -215,10 +214,9 @@ def _save_strips(learn, todo, root, made, bs, processes):
             start = time.time()
             told = _tell_readable(learn, fs, bad, **ask)
             # the first batch takes longer, whatever the model
-            if processes and k==1 and time.time()-start>_slow*len(fs): all_threads()
+            if k==1 and time.time()-start>_slow*len(fs): all_threads()
             for f,story in told:
-                notes = {**made, **_own_settings(f, root), 'label':story.label}
-                waiting.append((f, draw(*strip_parts(story), notes)))
+                waiting.append((f, draw(*strip_parts(story, {**made, **_own_settings(f, root)}))))
             _write(2*bs)
         _write(0)
     return bad

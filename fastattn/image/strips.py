@@ -56,6 +56,8 @@ def write_text(
 # %% ../../nbs/image/07_strips.ipynb #7a113c49
 _greys = 8 # for text, from black to white
 
+def _n_own(colours): return 256-len(colours)-_greys # that are left for pictures
+
 def _side_by_side(pictures):
     both = Image.new('RGB', (sum(p.size[0] for p in pictures),max(p.size[1] for p in pictures)))
     x = 0
@@ -64,10 +66,11 @@ def _side_by_side(pictures):
         x += p.size[0]
     return both
 
-def _own_colours(both, n, colours):
-    """The `n` colours that pictures need most, as an image that holds a palette
+def _own_colours(both, colours):
+    """The colours that pictures need most, besides those of maps and text, as an image that holds a palette
 
     Every eighth pixel is looked at, which may miss a small spot of a heatmap: so a map's colours are mixed in."""
+    n = _n_own(colours)
     few = both.resize([max(1, o//8) for o in both.size], Image.Resampling.NEAREST)
     few = np.asarray(few).reshape(-1, 3)
     mixed = np.concatenate([.4*np.percentile(few, q, 0)+.6*colours for q in (20,80)])
@@ -81,9 +84,7 @@ def _own_colours(both, n, colours):
 def _palette(colours, own):
     "The colours of a file"
     grey = np.repeat(np.linspace(0, 255, _greys).round().astype(np.uint8), 3)
-    return [*colours.flatten().tolist(), *grey.tolist(), *own.getpalette()[:3*_own(colours)]]
-
-def _own(colours): return 256-len(colours)-_greys
+    return [*colours.flatten().tolist(), *grey.tolist(), *own.getpalette()[:3*_n_own(colours)]]
 
 def _weights(w, width, height, colour, black, white):
     "The weights of channels, 0 to 1, the largest first, as an area"
@@ -118,11 +119,11 @@ def draw_strip(
     for spot,(_,p) in zip(spots, panels):
         if p.ndim<3: sheet.paste(_map_indices(p, w, h, colours), spot)
     both = _side_by_side([Image.fromarray(p) for _,p in panels if p.ndim==3])
-    own = _own_colours(both, _own(colours), colours)
+    own = _own_colours(both, colours)
     palette = _palette(colours, own)
     notes = {**notes, 'overlay':[*spots[-1], spots[-1][0]+w, top+h]}
     for dither in (Image.Dither.FLOYDSTEINBERG,Image.Dither.NONE):
-        drawn = _picture_indices(both, own, dither, 256-_own(colours))
+        drawn = _picture_indices(both, own, dither, 256-_n_own(colours))
         for i,spot in enumerate(s for s,(_,p) in zip(spots, panels) if p.ndim==3):
             sheet.paste(drawn.crop((i*w, 0, i*w+w, h)), spot)
         if len(png := _png(sheet, palette, notes))<=most_bytes: break

@@ -107,36 +107,38 @@ def _shrunk(pic, side):
 
 _at_once = 2**24 # pixels of pictures that are read together
 
-def _pass_in(learn, items, names, side, reader):
-    "Opened pictures as the model takes them, as they are drawn, placements of the first in the second, and names"
-    with undisturbed(learn):
-        xb = reader(items)
-        many = len(items)>1
-        for i,(item,name) in enumerate(zip(items, names)):
-            x = xb[i:i+1] if many else xb
-            pics,where = reader.drawn([item], x, most=512)
-            yield x,_shrunk(to_picture(pics[0]), side),where,name
+def _together(learn, xs, reader):
+    """Lists of what is read together, as pairs of a thing and the picture opened from it, or None of a tensor
+
+    Only pictures that are squeezed, and are not large, are read with others."""
+    group,n = [],0
+    for x in xs:
+        item = reader.open([x])[0] if is_item(x, learn) else None
+        many = item is not None and reader.squeezes(item)
+        if group and not many:
+            yield group
+            group,n = [],0
+        group.append((x,item))
+        n += math.prod(item.size) if many else 0
+        if not many or n>_at_once:
+            yield group
+            group,n = [],0
+    if group: yield group
 
 def _model_inputs(learn, xs, side, reader):
-    "`_pass_in` of pictures, and tensors as they are; what is large, or is not just squeezed, is read one by one"
-    items,names,n = [],[],0
-    for x in xs:
-        if not is_item(x, learn):
-            yield from _pass_in(learn, items, names, side, reader) if items else ()
-            items,names,n = [],[],0
-            yield *one_picture(x, learn),''
+    "Each thing as the model takes it, as it is drawn, the placement of the first in the second, and its name"
+    for group in _together(learn, xs, reader):
+        if group[0][1] is None:
+            yield *one_picture(group[0][0], learn),''
             continue
-        item, = reader.open([x])
-        items.append(item); names.append(shown_name(x) if isinstance(x, (str,Path)) else '')
-        alone = not reader.squeezes(item)
-        n += 0 if alone else math.prod(item.size)
-        if alone and len(items)>1:
-            yield from _pass_in(learn, items[:-1], names[:-1], side, reader)
-            items,names = items[-1:],names[-1:]
-        if alone or n>_at_once:
-            yield from _pass_in(learn, items, names, side, reader)
-            items,names,n = [],[],0
-    if items: yield from _pass_in(learn, items, names, side, reader)
+        items = [item for _,item in group]
+        with undisturbed(learn):
+            xb = reader(items)
+            for i,(x,item) in enumerate(group):
+                x1 = xb[i:i+1] if len(group)>1 else xb
+                pics,where = reader.drawn([item], x1, most=512)
+                name = shown_name(x) if isinstance(x, (str,Path)) else ''
+                yield x1,_shrunk(to_picture(pics[0]), side),where,name
 
 # %% ../../nbs/interpret/01_story.ipynb #2e98f154
 def _steps(learn, model, xb, layer):
