@@ -15,11 +15,11 @@ from copy import copy,deepcopy
 _block = 2**17 # weights computed at once: half a megabyte, which stays in the processor's cache
 
 def _even(n, most):
-    "The size of even parts of `n` things, with at most `most` in each"
+    "Size of the parts when `n` items are split evenly, with at most `most` items in each"
     return math.ceil(n/math.ceil(n/max(1, most)))
 
 def _upcast(t):
-    "Half precision as float32; other types stay"
+    "`t` as float32 if it has half precision, else unchanged"
     return t.float() if t.dtype in (torch.float16,torch.bfloat16) else t
 
 # %% ../../nbs/attention/01_call.ipynb #c613cfb3
@@ -30,39 +30,41 @@ class AttentionCall:
         q:Tensor=None, # Queries `(bs,heads,q,d)`
         k:Tensor=None, # Keys `(bs,heads,k,d)`
         v:Tensor=None, # Values `(bs,heads,k,d)`; needed for gradients
-        scale:float=None, # Factor of the products of queries and keys; None is `1/sqrt(d)`
+        scale:float=None, # Factor that scales the products of queries and keys; None is `1/sqrt(d)`
         mask:Tensor=None, # Added to the products, or True where attention is allowed; broadcasts to `(bs,heads,q,k)`
         causal:bool=False, # Does each query attend only to keys up to its own position?
         weights:Tensor=None, # The weights themselves `(bs,heads,q,k)`, in place of queries and keys
         out:Tensor=None, # Output of the attention kernel `(bs,heads,q,d)`; needed for gradients
-        windows:Tensor=None # Token at each position of each window `(windows,positions)`, -1 for padding
+        windows:Tensor=None # Index of the token at each position of each window `(windows,positions)`, -1 for padding
     ):
         store_attr()
         self.g = None # gradient of a score with respect to `out`, or to `weights`
         self.kind = None # the function that was recorded: 'sdpa', 'mha', 'softmax' or 'dropout'
 
     @property
-    def device(self)->torch.device: return (self.q if self.weights is None else self.weights).device
+    def device(self)->torch.device: # That of the queries, or of the weights
+        "Device of the recorded tensors"
+        return (self.q if self.weights is None else self.weights).device
 
     @property
     def shape(self)->tuple: # `(bs,heads,q,k)`
-        "Shape of the weights; of windowed attention that over the whole image"
+        "Shape of the weights; for attention within windows, that of the matrix over the whole image"
         bs,heads,q,k = self.weights.shape if self.weights is not None else (*self.q.shape[:3],self.k.shape[2])
         if self.windows is None: return bs,heads,q,k
         n = int(self.windows.max())+1
         return bs//len(self.windows),heads,n,n
 
     def rows(self,
-        i=slice(None), # Queries: a slice, or a tensor of indices
+        i=slice(None), # Which queries: a slice, or a tensor of indices
         grads:bool=False # Return the gradients of the weights instead?
-    )->Tensor: # `(bs,heads,rows,k)`, at least float32; weights in 0..1, or their gradients
-        "The weights of some queries; `grads=True` raises `RuntimeError` where no backward pass has been run"
+    )->Tensor: # `(bs,heads,rows,k)`, in float32 or higher: weights in 0..1, or their gradients
+        "The weights of some queries; `grads=True` raises `RuntimeError` if no backward pass has been run"
         f = self._grads if grads else self._weights
         with torch.autocast(self.device.type, enabled=False):
             return f(i) if self.windows is None else self._unwindowed(f(), i)
 
     def mean(self,
-        i=None # Queries: a slice, or a tensor of indices; None is all
+        i=None # Which queries: a slice, or a tensor of indices; None is all
     )->Tensor: # `(bs,1,rows,k)`
         "The weights, averaged over heads"
         if i is not None: return self.rows(i).mean(1, keepdim=True)
@@ -71,7 +73,7 @@ class AttentionCall:
     def blocks(self,
         n:int=None # Number of queries; None is all
     )->list: # Slices of `range(n)`
-        "Blocks of queries, so small that the weights of one block take little memory"
+        "Slices of queries, each so small that the weights of its queries take little memory"
         bs,heads,q,k = self.shape
         n,step = ifnone(n, q),max(1, 4*_block//(bs*heads*k))
         return [slice(i,min(i+step,n)) for i in range(0,n,step)]
@@ -79,7 +81,7 @@ class AttentionCall:
 # %% ../../nbs/attention/01_call.ipynb #d9c39f51
 @patch
 def _weights(self:AttentionCall, i=slice(None)):
-    "Weights of the queries `i`, within windows where there are any"
+    "Weights of the queries `i`; within windows if the layer attends within windows"
     if self.weights is not None: return _upcast(self.weights[:,:,i])
     q,k = _upcast(self.q[:,:,i]),_upcast(self.k)
     s = q*ifnone(self.scale, q.shape[-1]**-.5) @ k.transpose(-1,-2)
@@ -95,7 +97,7 @@ def _weights(self:AttentionCall, i=slice(None)):
 @patch
 def first(self:AttentionCall,
     n:int # Number of images
-)->AttentionCall:
+)->AttentionCall: # With views of the same tensors
     "A copy with the first `n` images of the batch only"
     bs = self.shape[0]
     res = copy(self)
@@ -121,7 +123,7 @@ def gather(self:AttentionCall,
     r:Tensor, # Weight of each query `(bs,q)`
     relevant:bool=False # Multiply by the positive part of weights times gradients, instead of by the weights?
 )->Tensor: # `(bs,heads,k)`
-    "The row vector `r` times every head's matrix, without holding a matrix; queries of weight zero cost nothing"
+    "The row vector `r` times every head's matrix, without storing a matrix; queries of weight zero cost nothing"
     i = (r!=0).any(0).nonzero()[:,0]
     r = r[:,i]
     if self.weights is None and self.windows is None and self.mask is None and not self.causal:
@@ -139,11 +141,11 @@ def _gather_plain(self:AttentionCall, r, i, relevant):
     q,kt,scale = _rows(self.q),_flat(self.k).transpose(1,2),float(ifnone(self.scale, self.q.shape[-1]**-.5))
     if relevant: g,vt = _rows(self.g),_flat(self.v).transpose(1,2)
     w,res = r.to(q.dtype).repeat_interleave(heads, 0)[:,None],q.new_zeros(bs*heads,1,k)
-    # threads wait for each other after every operation, for long where other programs run: so few and large ones
+    # threads wait for each other after every operation, and longer if other programs run: so use few, large ones
     most = 4*_block*torch.get_num_threads()
     rows = _even(len(i), most//k)
     step = _even(bs*heads, most//(rows*k)) # heads at once
-    buffers = q.new_empty(1+relevant, step*rows*k) # used again: fresh memory is slow to write to
+    buffers = q.new_empty(1+relevant, step*rows*k) # reused: newly allocated memory is slow to write to
     for j in range(0, bs*heads, step):
         h = slice(j,j+step)
         for b in range(0, len(i), rows):
@@ -159,9 +161,9 @@ def _gather_plain(self:AttentionCall, r, i, relevant):
 def windows_of(
     block:nn.Module, # The module around the attention that takes the whole image
     attn:nn.Module, # The attention inside it
-    args:tuple, # Positional arguments of the call of `block`
-    kwargs:dict, # Keyword arguments of that call
-    size:int # Positions in one window
+    args:tuple, # Positional arguments that `block` was called with
+    kwargs:dict, # Keyword arguments that it was called with
+    size:int # Number of positions in one window
 )->Tensor: # `(windows,positions)`, -1 for padding; None if the indices do not reach the attention
     "The index of the token at every position of every window"
     def _shape(o): return tuple(o.shape[1:]) if isinstance(o, Tensor) else repr(o)
@@ -197,11 +199,11 @@ def _find_windows(block, name, args, kwargs, size):
     block.get_submodule(name).register_forward_pre_hook(_enter)
     with first:
         try: block(*map_tensors(_replace, args), **map_tensors(_replace, kwargs))
-        except Exception: pass # layers behind the attention may fail on indices; its input has been read by then
+        except Exception: pass # layers after the attention may fail on indices; its input has been read by then
     return None if first.seen is None else _as_windows(first.seen, n, size)
 
 def _as_windows(seen, n, size):
-    "Indices that arrived at the attention, as `(windows,positions)`; None unless each of the `n` tokens is there once"
+    "Indices that arrived at the attention, as `(windows,positions)`; None unless each of the `n` tokens occurs once"
     if seen.numel()//seen.shape[-1]%size: return None
     seen = seen[...,0].reshape(-1, size)-1
     ids = seen.round().long()

@@ -18,8 +18,10 @@ _handlers = {F.scaled_dot_product_attention:'_sdpa', F.multi_head_attention_forw
              F.softmax:'_softmax', torch.softmax:'_softmax', Tensor.softmax:'_softmax'}
 
 class Intercept(TorchFunctionMode):
-    "Hands calls of the functions in `_handlers` to a trace, which makes them"
-    def __init__(self, trace):
+    "Passes every call of an attention function to a trace, which makes the call"
+    def __init__(self,
+        trace # Object with the methods that `_handlers` names, such as a `KernelCalls`
+    ):
         super().__init__()
         self.trace = trace
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -27,8 +29,17 @@ class Intercept(TorchFunctionMode):
         return func(*args, **kwargs) if name is None else getattr(self.trace, name)(func, args, kwargs)
 
 # %% ../../nbs/attention/02_kernels.ipynb #472bf81b
-def sdpa_args(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False)->tuple:
-    "Arguments of `F.scaled_dot_product_attention` as those of `AttentionCall`, and the dropout probability"
+def sdpa_args(
+    query, # Queries `(bs,heads,q,d)`, or `(bs*heads,q,d)`
+    key, # Keys `(bs,heads,k,d)`, or `(bs*heads,k,d)`; may have fewer heads than the queries
+    value, # Values, in the same shape as the keys
+    attn_mask=None, # Added to the products of queries and keys, or True where attention is allowed
+    dropout_p=0., # Probability that a weight is dropped, 0..1
+    is_causal=False, # Does each query attend only to keys up to its own position?
+    scale=None, # Factor that scales the products; None is `1/sqrt(d)`
+    enable_gqa=False # Does each head of keys and values serve several heads of queries?
+)->tuple: # The arguments of `AttentionCall` as a dict, and the dropout probability
+    "Convert the arguments of `F.scaled_dot_product_attention` to those of `AttentionCall`"
     heads = query.shape[1]
     if enable_gqa: key,value = (t.repeat_interleave(heads//t.shape[1], 1) for t in (key,value))
     if query.ndim==4 and key.shape[1]==1<heads: # one key for all heads
@@ -39,7 +50,7 @@ def sdpa_args(query, key, value, attn_mask=None, dropout_p=0., is_causal=False, 
 mha_signature = inspect.signature(F.multi_head_attention_forward)
 
 def mha_args(
-    a:dict # All its arguments by name
+    a:dict # All arguments of `F.multi_head_attention_forward`, by name
 )->dict: # `q,k,v,mask`
     "Queries, keys, values `(bs,heads,n,d)` and mask, from the arguments `a` of `F.multi_head_attention_forward`"
     heads = a['num_heads']
@@ -57,7 +68,7 @@ def mha_args(
     return dict(q=q, k=k, v=v, mask=mask)
 
 def _added_mask(a, q, heads):
-    "Both masks of `nn.MultiheadAttention` as one to be added; in these, True forbids attention"
+    "Both masks of `nn.MultiheadAttention`, in which True forbids attention, as one mask to be added"
     def _added(m): return torch.zeros_like(m, dtype=q.dtype).masked_fill(m, -torch.inf) if m.dtype==torch.bool else m
     m,pad = a['attn_mask'],a['key_padding_mask']
     if m is not None:
@@ -71,7 +82,7 @@ def _added_mask(a, q, heads):
 ModuleRun = namedtuple('ModuleRun', 'name id module args kwargs run', defaults=[0]) # one run of a module
 
 class KernelCalls:
-    "Makes the calls that `Intercept` sees, and hands queries and keys, or weights, to `_add`, which subclasses define"
+    "Makes the calls that `Intercept` sees, and passes queries and keys, or weights, to `_add`, which subclasses define"
     def __init__(self,
         grad:bool=False, # Keep the graph, for gradients of the weights?
         values:bool=False # Keep the values?
@@ -101,7 +112,7 @@ class KernelCalls:
 
     def _kept(self, q, k, v, out, p, **kwargs):
         "The tensors that a call keeps; `p` is the dropout probability"
-        # copies: views of a joint projection would keep the values alive; head by head, as products need them
+        # copies: views of a joint projection would keep the values alive; contiguous, as matrix products need them
         def _copy(t): return t.detach().clone(memory_format=torch.contiguous_format)
         kept = dict(v=_copy(v)) if self.keep_values else {}
         if not self.grad: return dict(q=_copy(q), k=_copy(k), **kept, **kwargs)
@@ -145,7 +156,7 @@ def _mha(self:KernelCalls, func, args, kwargs):
 
 @patch
 def _mha_with_graph(self:KernelCalls, a):
-    "The steps of `F.multi_head_attention_forward`, taken here: with gradients the output of its kernel is needed"
+    "The steps of `F.multi_head_attention_forward`, one by one, as gradients need the output of its kernel"
     h = mha_args(a)
     o = self._start(F.scaled_dot_product_attention(h['q'], h['k'], h['v'], h['mask']))
     self._add('mha', **self._kept(h['q'], h['k'], h['v'], o, a['dropout_p']*a['training'], mask=h['mask']))
@@ -171,7 +182,7 @@ def _softmax(self:KernelCalls, func, args, kwargs):
 
 @patch
 def _dropout(self:KernelCalls, func, args, kwargs):
-    "Handles `F.dropout`: its input are the weights where it follows a softmax of the same shape"
+    "Handles `F.dropout`, whose input is the weights if it follows a softmax of the same shape"
     x = args[0] if args else kwargs.pop('input')
     c = self._previous()
     if c is None or c.weights is None: return func(x, *args[1:], **kwargs)
@@ -185,14 +196,14 @@ def _dropout(self:KernelCalls, func, args, kwargs):
 
 @patch
 def _folded(self:KernelCalls, t):
-    "Is `t` `(bs*heads,q,k)`, the weights of all heads, in a module that makes queries and keys?"
+    "Is `t` the weights `(bs*heads,q,k)` of all heads, in a module that computes queries and keys?"
     m = self._running[-1].module
     if t.ndim!=3 or not self._bs or not hasattr(m, 'q_proj'): return False
     return len(t)==self._bs*(getattr(m, 'num_heads', None) or 0)
 
 @patch
 def _add_folded(self:KernelCalls, kind, t):
-    "Record weights `(bs*heads,q,k)`; gradients are those of this tensor, with which the model continues"
+    "Record weights `(bs*heads,q,k)`; gradients are taken with respect to this tensor, which the model goes on with"
     w = t if self.grad else t.detach().clone()
     self._add(kind, weights=w.unflatten(0, (self._bs,-1)), out=t if self.grad else None)
     return t

@@ -100,11 +100,11 @@ def plot_heads(
     tokens:bool=False, # Draw the matrices of weights between all tokens instead, `(q,k)` each?
     prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
     grid:tuple=None, # Rows and columns of the patches; None finds them
-    ncols:int=None, # Panels in a row
+    ncols:int=None, # Panels in a row; None is up to 4, or up to 6 for more than 16 panels
     scale:float=1.8, # Width of one panel in inches
     **kwargs # Drawing options, see `Heatmap.overlay`
 )->plt.Figure: # One panel for each head
-    "Attention of every head of one layer over the picture; raises `ValueError` where `layer` is not one layer"
+    "Attention of every head of one layer over the picture; raises `ValueError` unless `layer` means one layer"
     check_flag(tokens=tokens)
     _check_panels(ncols, scale, **kwargs)
     s = _Traced(learn, x, prep=prep)
@@ -132,14 +132,14 @@ def plot_layers(
     method:str='attention', # `'attention'` of each layer alone; `'rollout'` and others through all layers up to it
     target=None, # For methods that explain a class: None is the predicted one
     prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
-    ncols:int=None, # Panels in a row
-    alpha:float=.6, # See `Heatmap.overlay`, as for `cmap` and `clip`
-    cmap=None,
-    clip:float=100,
+    ncols:int=None, # Panels in a row; None is up to 4, or up to 6 for more than 16 panels
+    alpha:float=.6, # Opacity of the colours, 0..1
+    cmap=None, # Colour map; None is `magma`, or `RdBu_r` for signed maps
+    clip:float=100, # Percentile of the map that takes the full colour: see `Heatmap.overlay`
     scale:float=1.8, # Width of one panel in inches
     **kwargs # Options of the method
 )->plt.Figure: # One panel for each layer
-    "The maps of a method, layer by layer; methods that read features are drawn at the features before each attention"
+    "The maps of a method, layer by layer; methods that read features are drawn for those before each attention layer"
     _check_panels(ncols, scale, alpha=alpha, cmap=cmap, clip=clip)
     e = pick_method(method, model_of(learn)[0])
     layer_maps = _candidate_maps if e.trace is None else _traced_maps
@@ -178,11 +178,11 @@ def plot_patches(
     head='mean', # Join heads by `'mean'`, `'max'` or `'min'`, or pick one by its number
     prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
     grid:tuple=None, # Rows and columns of the patches; None finds them
-    ncols:int=None, # Panels in a row
+    ncols:int=None, # Panels in a row; None is up to 4, or up to 6 for more than 16 panels
     scale:float=1.8, # Width of one panel in inches
     **kwargs # Drawing options, see `Heatmap.overlay`
 )->plt.Figure: # One panel for each point
-    "Attention of the patches at some points, each marked by a cross; raises `ValueError` for points off the input"
+    "Attention of the patches at some points, each marked by a cross; raises `ValueError` for points outside the input"
     _check_panels(ncols, scale, **kwargs)
     points = as_points(points)
     s = _Traced(learn, x, prep=prep)
@@ -198,7 +198,7 @@ def plot_patches(
     return finished(fig)
 
 def _token_at(s, g, px, py):
-    "Index of the token whose patch shows the point of the picture"
+    "Index of the token whose patch contains a point of the picture"
     (W,H),(h,w) = s.pic.size,s.size
     if not (0<=px<W and 0<=py<H):
         raise ValueError(f"The point ({px:g}, {py:g}) lies outside the picture, which is {W} wide and {H} high.")

@@ -55,7 +55,7 @@ class _Layerwise(AttentionTrace):
         self.model.register_forward_hook(self._split)
 
     def _collect(self, name, ran, m, args, out):
-        "Keep the tokens after a block; the last block hands on those of all layers"
+        "Keep the tokens after a block; the last block passes on those of all layers"
         t,bs = main_tensor(out),len(self.images)
         along = int(self.first) # the axis of the batch
         if t.shape[along]!=bs or name in ran:

@@ -22,7 +22,7 @@ def pick_layers(
     layer, # A number, a glob on names or on those of modules that contain them, a list of these; None is all
     owner:str='the model' # What the layers belong to, for the error message
 )->list: # Names, in the order in which they run
-    "The attention layers that `layer` stands for; raises `ValueError` where there are none"
+    "The attention layers that `layer` stands for; raises `ValueError` if there are none"
     if layer is None: return names
     picked = [_pick(names, o, owner) for o in (layer if isinstance(layer, (list,tuple,L)) else [layer])]
     return [n for n in names if any(n in o for o in picked)]
@@ -43,9 +43,9 @@ def layer_trace(
     last:bool=False, # Record only the last layer if the user names none?
     **kwargs # Options of `AttentionTrace`
 ): # Function `(model, x, layer)` to an `AttentionTrace`
-    "The `trace` of an explainer that reads attention"
+    "Make the `trace` of an explainer that reads attention"
     def _make(model, x, layer): return AttentionTrace(model, *layer_names(model, x, layer, last), **kwargs)
-    _make.last = last # `plot_layers` shows methods that read one layer for each layer alone
+    _make.last = last # if True, `plot_layers` shows the method for each layer alone
     return _make
 
 def layer_names(
@@ -63,10 +63,10 @@ def layer_names(
 def grid_seen(
     p:Probe, # The question, from `explain`
     name:str, # Name of an attention layer, or of a module around it
-    n:int, # Its number of tokens
+    n:int, # Number of tokens in that layer
     grid:tuple=None # Rows and columns of the patches; None finds them
 )->Grid: # Of kind `'tokens'`
-    "How tokens lie on the image, which the layer may see turned"
+    "How tokens lie on the image, also if the layer sees the image flipped or turned"
     grid = rows_and_columns(grid=grid)
     g = p.memo((name,n,grid), lambda: tokens_grid(p.model, p.x, name, n, grid))
     return g if p.view is None else p.view.turn(g)
@@ -77,7 +77,7 @@ def start_row(
     query, # See `attention`
     grid # Rows and columns of the patches; None finds them
 )->Tensor: # `(bs,q)`
-    "Weight of each query: of the tokens that the output is computed from, or of those that the user names"
+    "Weight of each query: not zero for the tokens that the output is computed from, or for those that the user names"
     bs,_,q,_ = call.shape
     if bs!=len(p.x):
         raise ValueError(f"{call.name!r} attends within windows that cannot be located on the image; "
@@ -98,7 +98,7 @@ def start_row(
     return r
 
 def _tokens_read(p, call, query, g):
-    "Those of the tokens besides the patches that are explained; empty if the patches are"
+    "The tokens to explain that are not patches; empty if the patches are explained"
     a = p.memo('attentions', lambda: attentions(p.model, p.x))
     if query=='cls' and g.prefix==0:
         raise ValueError(f"The tokens of {call.name!r} are all patches, there is no CLS among them: "
@@ -106,7 +106,7 @@ def _tokens_read(p, call, query, g):
     if query is None and a.odd:
         raise ValueError(f"The output is computed from token {a.odd[0]}, which is not before the patches, and not from "
                          "all patches; say with `query=` which token to explain and with `grid=` how the patches lie.")
-    # in layers that run before CLS joins, its number is that of a patch
+    # in layers that run before CLS joins, its index is that of a patch
     return [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i in g.others]
 
 def row_on_grid(
@@ -154,7 +154,7 @@ def attention(
     weights=None, # Weight of every head `(heads,)`, or of every layer and head `(layers,heads)`, for a weighted average
     query=None, # None: the tokens that the output is computed from; `'cls'`, `'mean'` of the patches, or a number
     grid:tuple=None # Rows and columns of the patches; None finds them
-)->Tensor: # `(bs,gh,gw)`, non-negative, the mean over layers; a list of maps where layers have different grids
+)->Tensor: # `(bs,gh,gw)`, non-negative, the mean over layers; a list of maps if layers have different grids
     "Attention to the patches in one layer (Vaswani et al. 2017, eq. 1; shown as in Caron et al. 2021, figure 1)"
     calls = p.attn.calls
     if weights is not None: weights = _as_weights(weights, p.x.device)
@@ -174,7 +174,7 @@ def _as_weights(weights, device):
     return w
 
 def _weighted(a, weights, i, n):
-    "The heads of layer `i` of `n`, as their share of the weighted average"
+    "The share of layer `i` of `n` in the weighted average of heads"
     want = (a.shape[1],) if weights.ndim==1 else (n,a.shape[1])
     if tuple(weights.shape)!=want:
         raise ValueError(f"`weights` has the shape {tuple(weights.shape)}; it must be (heads,) = ({a.shape[1]},) "
@@ -196,8 +196,11 @@ def _one_layer(call, r, mix):
                      "cannot be followed through layers that merge tokens or attend to other ones. "
                      "'attention' (one layer) and 'gradcam' fit such models.")
 
-def pad_keys(r, call):
-    "`r` `(bs,q)` as a row over the keys: the queries are the first of these"
+def pad_keys(
+    r, # A row over the queries `(bs,q)`
+    call # The `AttentionCall` of a layer, whose first `q` keys are the queries
+)->Tensor: # `(bs,k)`
+    "The row `r` as a row over the keys, with zeros for keys that are not queries"
     return F.pad(r, (0,call.shape[3]-call.shape[2]))
 
 # %% ../../nbs/attention/05_rollout.ipynb #1549080e
@@ -207,7 +210,7 @@ def propagate(
     mix, # Function `(call, r, alone=False)` to the row `(bs,k)` before a layer; `alone`: it has no residual connection
     query=None, # The query to explain: see `attention`
     grid:tuple=None, # Rows and columns of the patches; None finds them
-    start_layer:int=0 # The first layer that takes part
+    start_layer:int=0 # First layer that takes part
 )->tuple: # The row before that layer and the row it started from, both `(bs,n)`, and that layer's `AttentionCall`
     "Propagate a row over the tokens from the last layer back to `start_layer`"
     calls = p.attn.calls
@@ -223,7 +226,7 @@ def propagate(
     return r,start,calls[0] if calls else last
 
 def _start_single(r, calls, mix):
-    "The row, its start, and the layers left, where the last layer has a single query"
+    "The row, its start, and the layers that are left, if the last layer has a single query"
     *before,last = calls
     k = last.shape[3]
     if before and calls[0].shape[2]==k-1: # CLS, which joined the tokens late
@@ -238,8 +241,8 @@ def rollout(
     p:Probe, # The question, from `explain`
     start_layer:int=0, # First layer of the product; models with outlier tokens need a later one than 0
     head_fusion='mean', # Join heads by `'mean'`, `'max'` or `'min'`, or pick one by its number
-    discard_ratio:float=0., # Share of each layer's weights that are set to zero, the smallest ones; 0..1 without 1
-    residual:float=.5, # Weight of the residual connection, 0..1 without 1; the attention has the rest
+    discard_ratio:float=0., # Share of each layer's weights that is set to zero, smallest first; at least 0, below 1
+    residual:float=.5, # Weight of the residual connection, at least 0, below 1; attention has the rest
     query=None, # The query to explain: see `attention`
     grid:tuple=None # Rows and columns of the patches; None finds them
 )->Tensor: # `(bs,gh,gw)`, non-negative
@@ -289,8 +292,8 @@ def _query_blocks(r, call):
 def grad_rollout(
     p:Probe, # The question, from `explain`
     start_layer:int=0, # First layer of the product
-    discard_ratio:float=0., # Share of each layer's weights that are set to zero, the smallest ones; 0..1 without 1
-    residual:float=.5, # Weight of the residual connection, 0..1 without 1
+    discard_ratio:float=0., # Share of each layer's weights that is set to zero, smallest first; at least 0, below 1
+    residual:float=.5, # Weight of the residual connection, at least 0, below 1
     query=None, # The query to explain: see `attention`
     grid:tuple=None # Rows and columns of the patches; None finds them
 )->Tensor: # `(bs,gh,gw)`, non-negative

@@ -19,10 +19,10 @@ import itertools
 class AttentionTrace(Recording, KernelCalls, Mapping):
     "Record what the heads of `model` attend to while the `with` block lasts, as `{module name: (bs,heads,q,k)}`"
     def __init__(self,
-        model:nn.Module, # Any transformer: timm, transformers, torchvision, or your own; compiled or in `DataParallel`
+        model:nn.Module, # Any transformer: timm, transformers, torchvision, your own; also compiled or `DataParallel`
         *patterns:str, # Globs on `named_modules()`: modules that attend, or that contain them; none means all
         heads:str='all', # `'all'`, or `'mean'` over heads: `(bs,1,q,k)`
-        rows=None, # Queries: an index, a slice or a list of indices; None is all
+        rows=None, # Which queries: an index, a slice or a list of indices; None is all
         grad:bool=False, # Keep the graph, so that `grads(score)` gives the gradients of the weights?
         values:bool=False # Keep the values, as `v` of each `AttentionCall`?
     ):
@@ -35,9 +35,10 @@ class AttentionTrace(Recording, KernelCalls, Mapping):
         if '' in patterns: patterns = () # the model itself contains every module that attends
         self._wanted = set(match_modules(model, *patterns)) if patterns else None
         self.model,self.patterns,self.heads,self.rows = unwrap(model),patterns,heads,rows
-        self.only = None # `(module, run)`: keep what attends inside that run alone
+        self.only = None # `(module, run)`: keep only the attention inside that run
 
-    def begin(self):
+    def begin(self): # The trace itself
+        "Forget earlier calls and add the hooks; raises `RuntimeError` for `grad=True` in inference mode"
         self._reset()
         self.seen,self._ids,self._counts = {},itertools.count(),Counter()
         if self.grad and torch.is_inference_mode_enabled():
@@ -46,6 +47,7 @@ class AttentionTrace(Recording, KernelCalls, Mapping):
         return super().begin()
 
     def start(self):
+        "Add hooks to the modules that may attend, and intercept the attention functions"
         eagerly().begin()
         torch.backends.mha.set_fastpath_enabled(False) # it bypasses `multi_head_attention_forward`
         for n,m in self.model.named_modules():
@@ -60,7 +62,7 @@ class AttentionTrace(Recording, KernelCalls, Mapping):
         if self._bs is not None: self._done()
 
     def more_hooks(self):
-        "Register hooks on `model`, for subclasses that have some of their own; they end with the block"
+        "Subclasses register further hooks on `model` here; these are removed at the end of the block"
 
     def _done(self):
         "Check the record at the end of the `with` block"
@@ -119,14 +121,14 @@ def _leave(self:AttentionTrace, name, m, args, kwargs, out):
 # %% ../../nbs/attention/03_trace.ipynb #d2e5e504
 @patch
 def _add(self:AttentionTrace, kind, **kwargs):
-    "Record a call of the kind `kind` under the module that is running, unless another module is asked for"
+    "Record a call of the kind `kind` under the module that is running, unless only other modules are asked for"
     run = self._running[-1]
     self.seen[run.name] = None
     if self._wanted is not None and not self._is_wanted(run.name): return
     if not self._is_asked(): return
     def _previous_kind(): return getattr(self._previous(), 'kind', None)
     if kind in ('softmax','dropout') and _previous_kind() in ('sdpa','mha'): return
-    if kind=='dropout': # the same weights as those of the softmax before, closer to the product with the values
+    if kind=='dropout': # the same weights as those of the softmax before it, but closer to the product with the values
         while _previous_kind()=='softmax': self.calls.pop()
     c = AttentionCall(run.name, **kwargs)
     c.kind,c.id,c.bs = kind,run.id,self._bs
@@ -135,7 +137,7 @@ def _add(self:AttentionTrace, kind, **kwargs):
 
 @patch
 def _is_asked(self:AttentionTrace):
-    "Is the run in progress that is asked for, or are all?"
+    "Is the run that `only` names in progress, or are all runs recorded?"
     return self.only is None or any((r.name,r.run)==self.only for r in self._running)
 
 @patch
@@ -167,9 +169,9 @@ def _locate_windows(self:AttentionTrace, c):
 @patch
 def recorded(self:AttentionTrace,
     name:str, # Name of a module that attended
-    grads:bool=False # The gradients of the weights instead?
-)->Tensor: # `(bs,heads,q,k)`; a list of these where the module attended several times
-    "The weights recorded of one module; raises `KeyError` where there are none"
+    grads:bool=False # Return the gradients of the weights instead?
+)->Tensor: # `(bs,heads,q,k)`; a list of these if the module attended several times
+    "The weights recorded for one module; raises `KeyError` if there are none"
     res = [self._rows_of(c, grads) for c in self.calls if c.name==name]
     if not res: raise KeyError(f"Nothing was recorded of {name!r}; close names: {close_names(name, list(self))}.")
     return res[0] if len(res)==1 else res
@@ -199,9 +201,9 @@ class _Grads(Mapping):
 
 @patch
 def grads(self:AttentionTrace,
-    score:Tensor # One number, or one for each image
+    score:Tensor # One number, or one for each image, computed from the model's output
 )->Mapping: # `{module name: (bs,heads,q,k)}`
-    "Gradients of `score` with respect to the recorded weights; raises `RuntimeError` where no graph leads to them"
+    "Gradients of `score` with respect to the recorded weights; raises `RuntimeError` if no graph leads to them"
     if not self.grad: raise RuntimeError("This AttentionTrace keeps no graph: make it with `grad=True`.")
     if not isinstance(score, Tensor):
         raise TypeError(f"`score` is a tensor that the model's output has made, not a {type(score).__name__}.")

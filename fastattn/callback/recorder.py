@@ -28,18 +28,18 @@ import inspect,textwrap
 class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
     """Record statistics of activations, heatmaps of validation images and attention heads during training
 
-    Whatever it cannot read, the training goes on, with one warning that says why."""
+    If something cannot be recorded, training goes on, and one warning says why."""
     # after fastai's own loggers, whose steps it uses, and before callbacks that end a fit after an epoch
     order,remove_on_fetch = 55,True
     def __init__(self,
-        layers=None, # Globs of module names; None takes the last layer of every resolution and all masks
-        every:int=10, # Batches between two statistics
+        layers=None, # Globs of module names for the statistics; None: the last layer of every resolution and all masks
+        every:int=10, # Number of batches from one recording of statistics to the next
         watch=8, # Number of validation images to watch (spread over the set), or their indices; 0 for none
-        method:str='auto', # Of the heatmaps: a name in `explainers`
-        target:str='pred', # Explain the `'pred'`icted class or the `'actual'` one, where the label is one
-        layer=None, # Of the heatmaps: see `explain`
-        max_snapshots:int=32, # Of more epochs than these every second, fourth, ... is kept
-        max_points:int=5000, # Likewise for statistics, per layer
+        method:str='auto', # Method of the heatmaps: a name in `explainers`, or `'auto'`
+        target:str='pred', # Explain the predicted class (`'pred'`), or the actual label (`'actual'`) if it is a class
+        layer=None, # Layer of the heatmaps: see `explain`
+        max_snapshots:int=32, # Most epochs to keep heatmaps of; beyond that, every second, fourth, ... is kept
+        max_points:int=5000, # Most statistics to keep per layer; beyond that, every second, fourth, ... is kept
         **kwargs # Options of the method
     ):
         one_of(('pred','actual'), target=target)
@@ -65,6 +65,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         self._failed = self._validated = False
 
     def before_fit(self):
+        "Find the images and layers to record, and check the settings"
         self._close()
         self._leave_epochs()
         self._flush()
@@ -79,12 +80,16 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         self._guard_epoch()
 
     def before_train(self): # not reached by `validate`
+        "Record heatmaps before the first epoch"
         if not self.snapshots: self._draw()
         self._in_epoch,self._validated = True,False
 
-    def after_validate(self): self._validated = self._in_epoch
+    def after_validate(self):
+        "Note that the epoch is complete"
+        self._validated = self._in_epoch
 
     def before_batch(self):
+        "Record statistics of the coming forward pass, if they are due"
         self._close()
         if not self._is_due(): return
         if self.names is None: self._attempt(self._layers_of_batch)
@@ -93,6 +98,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         else: self._listen()
 
     def after_batch(self):
+        "Record statistics of the heads, if they are due"
         self._close()
         if not self.training: return
         if self._has_heads and self._is_due():
@@ -100,6 +106,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         self.iters += 1
 
     def after_epoch(self):
+        "Record heatmaps, and send the statistics to dashboards"
         if not self._in_epoch: return
         self._in_epoch = False
         self.epochs += 1
@@ -108,6 +115,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         if self.epochs%self._epoch_stride==0: self._draw()
 
     def after_fit(self):
+        "Leave nothing on the model and the learner"
         self._close()
         self._leave_epochs()
         if self._in_epoch and self._validated: self.after_epoch() # another callback has ended the fit before our turn
@@ -145,7 +153,7 @@ def _check_options(self:AttentionRecorder):
 
 @patch
 def _guard_epoch(self:AttentionRecorder):
-    "Let the next epoch of the learner run in `_epoch`: events come without `finally`"
+    "Let the learner run its next epoch in `_epoch`, since there is no event that runs in `finally`"
     self.learn.__dict__['_do_epoch'] = self._epoch
 
 @patch
@@ -154,7 +162,7 @@ def _leave_epochs(self:AttentionRecorder):
 
 @patch
 def _epoch(self:AttentionRecorder):
-    "An epoch, after which nothing is left on the model, however it ends"
+    "Run an epoch, and leave nothing on the model, however the epoch ends"
     self._leave_epochs()
     try: self.learn._do_epoch()
     finally: self._close()
@@ -162,7 +170,7 @@ def _epoch(self:AttentionRecorder):
 
 @patch
 def _record_once(self:AttentionRecorder):
-    "Leave one of this recorder, if the learner has it twice"
+    "Keep one of this recorder, if the learner has it twice"
     same = [i for i,c in enumerate(self.learn.cbs) if c is self]
     if len(same)<2: return
     warn("The same AttentionRecorder was given to the learner twice; it records once.")
@@ -170,12 +178,12 @@ def _record_once(self:AttentionRecorder):
 
 @patch
 def _attempt(self:AttentionRecorder, f):
-    "What `f` returns; None if it fails, with a warning if it is the first time in this fit"
+    "What `f` returns, or None if it fails; the first failure in a fit gives a warning"
     try: return f()
     except Exception as e:
         if not self._failed:
             lost = 'heatmaps' if self.names else 'statistics or heatmaps'
-            if self.names is None and self.watched is None: lost = 'heatmaps' # layers are looked for in a batch
+            if self.names is None and self.watched is None: lost = 'heatmaps' # the layers can still be found in a batch
             why = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
             if not isinstance(e, ValueError): why = f'{type(e).__name__}: {why}'
             warn(f"The training goes on, but AttentionRecorder records no {lost}: {textwrap.shorten(why, 300)}.")
@@ -192,7 +200,7 @@ def _prepare(self:AttentionRecorder):
 @patch
 def _layers_of_batch(self:AttentionRecorder):
     "The layers to record, where there is no image to watch"
-    self.names = [] # if it fails it is not tried again
+    self.names = [] # if this fails, it is not tried again
     self._name_layers(tuple(self.xb) if len(self.xb)>1 else self.xb[0])
 
 @patch
@@ -210,7 +218,7 @@ def _draw(self:AttentionRecorder):
 
 @patch
 def _send(self:AttentionRecorder, f):
-    "Call `f`, which sends something to a dashboard; a warning if that fails, and nothing of the record is lost"
+    "Call `f`, which sends something to a dashboard; if that fails, warn, and keep the record"
     try: f()
     except Exception as e:
         warn(f"A dashboard did not take what AttentionRecorder has recorded: {type(e).__name__}: {e}.")
@@ -231,7 +239,7 @@ def _log_statistics(self:AttentionRecorder):
 # %% ../../nbs/callback/04_recorder.ipynb #9f63d193
 @patch(as_prop=True)
 def nbytes(self:AttentionRecorder)->int:
-    "Bytes of all that was recorded, which `max_snapshots` and `max_points` bound"
+    "Bytes of all that was recorded; `max_snapshots` and `max_points` limit them"
     maps = sum(h.nbytes + h.raw.nbytes for h in self.snapshots.values())
     images = self.watched.nbytes if self.watched is not None else 0
     return maps + images + len(self._stat_rows)*8*(3+len(STATS)) + len(self._head_rows)*8*6
@@ -252,9 +260,9 @@ def plot_snapshots(self:AttentionRecorder,
     n:int=8, # Largest number of epochs to draw
     alpha:float=.6, # See `Heatmap.overlay`
     cmap=None, # See `Heatmap.overlay`
-    scale:float=1.5 # Inches of one picture
-)->plt.Figure:
-    "Heatmaps of the watched images (rows) at some epochs (columns); raises `ValueError` where no heatmap is recorded"
+    scale:float=1.5 # Size of one picture in inches
+)->plt.Figure: # A row for each watched image
+    "Draw watched images (rows) with heatmaps by epoch (columns); raises `ValueError` where no heatmap is recorded"
     es,rows = self._some_epochs(n),len(self.pictures)
     figsize = (scale*(len(es)+1)+.4,scale*rows+.3)
     fig,axs = plt.subplots(rows, len(es)+1, figsize=figsize, squeeze=False, layout='constrained')
@@ -272,12 +280,12 @@ def plot_snapshots(self:AttentionRecorder,
 def to_gif(self:AttentionRecorder,
     path, # File to write
     fps:float=2, # Epochs per second
-    size:int=128, # Pixels of the longer side of one picture
+    size:int=128, # Longer side of one picture in pixels
     alpha:float=.6, # See `Heatmap.overlay`
     cmap=None, # See `Heatmap.overlay`
     overwrite:bool=False # Replace a file that exists?
-)->Path:
-    "An animation of the watched images, one frame for each epoch; raises `FileExistsError` where `path` exists"
+)->Path: # The file
+    "Write an animation of the watched images, a frame for each epoch; raises `FileExistsError` where `path` exists"
     refuse_overwrite(path, overwrite)
     frames = [self._frame(e, size, alpha, cmap) for e in self._some_epochs(len(self.snapshots))]
     return write_gif(frames, path, fps, overwrite)

@@ -40,7 +40,7 @@ def _masked_scores(p,
     maps, # `(bs,n,gh,gw)`
     max_bytes, # Bytes for one pass
     bar, # Progress bar, moved by one for each row
-    mask=_product # Function of masks, images and the slice of rows, to what the model is given
+    mask=_product # Function from masks, images and the slice of rows to the input of the model
 )->Tensor: # `(bs,n)`
     "The score of each image masked by each of its maps"
     bs,n = maps.shape[:2]
@@ -65,22 +65,24 @@ def _score_weighted(p, max_channels, max_bytes, passes=1, scores=None):
 
 # %% ../../nbs/cams/05_perturbation.ipynb #dbbdc1dc
 @explainer()
-def scorecam(p,
-    max_channels:int=None, # How many channels of each image are used, those that vary most; None is all
+def scorecam(
+    p:Probe, # The question, from `explain`
+    max_channels:int=None, # Number of channels used for each image, those that vary most; None is all
     max_bytes:int=None # Bytes that a pass may take; None is 1 GB
-):
+)->list: # Maps `(bs,gh,gw)`, one for each layer
     "Score-CAM (Wang et al. 2020, eq. 4-7): features weighted by the softmax of the masked image's scores"
     return _score_weighted(p, max_channels, max_bytes)
 
 # %% ../../nbs/cams/05_perturbation.ipynb #85eb8e06
 @explainer()
-def sscam(p,
+def sscam(
+    p:Probe, # The question, from `explain`
     samples:int=35, # Noisy copies of each map
     noise:float=2., # Standard deviation of the noise on a map that is scaled to 0..1
     seed:int=0, # Seed of the noise, which is the same for every image
-    max_channels:int=None, # How many channels of each image are used, those that vary most; None is all
+    max_channels:int=None, # Number of channels used for each image, those that vary most; None is all
     max_bytes:int=None # Bytes that a pass may take; None is 1 GB
-):
+)->list: # Maps `(bs,gh,gw)`, one for each layer
     "SS-CAM (Wang et al. 2020b, section 3.1): Score-CAM with scores averaged over maps with noise added"
     at_least(1, samples=samples)
     check_range(0, noise=noise)
@@ -99,12 +101,13 @@ def sscam(p,
 
 # %% ../../nbs/cams/05_perturbation.ipynb #2f02daf8
 @explainer()
-def iscam(p,
+def iscam(
+    p:Probe, # The question, from `explain`
     samples:int=10, # Steps of the integral
-    max_channels:int=None, # How many channels of each image are used, those that vary most; None is all
+    max_channels:int=None, # Number of channels used for each image, those that vary most; None is all
     max_bytes:int=None # Bytes that a pass may take; None is 1 GB
-):
-    "IS-CAM (Naidu et al. 2020, eq. 5-7): Score-CAM, averaged over masks times the cumulative sums of i/n"
+)->list: # Maps `(bs,gh,gw)`, one for each layer
+    "IS-CAM (Naidu et al. 2020, eq. 5-7): Score-CAM, averaged over masks multiplied by the cumulative sums of i/n"
     at_least(1, samples=samples)
     strengths = np.cumsum(np.arange(1, samples+1)/samples).tolist()
     def _scores(maps, bar):
@@ -130,7 +133,7 @@ def _lost_share(p,
     max_bytes, # Bytes for one pass
     bar # Progress bar, moved by one for each channel
 )->Tensor: # `(n,)`
-    "Share of the score of an image that is lost without each of its channels"
+    "Share of the score of an image that is lost without each channel"
     def _part(part, rows):
         cs = ids[part]
         with torch.no_grad(): s = p.score(edit=_zero_channels(cs), idx=torch.full_like(cs, i), layer=layer).float()
@@ -144,10 +147,11 @@ def _lost_share(p,
 
 # %% ../../nbs/cams/05_perturbation.ipynb #f8ef55a4
 @explainer()
-def ablationcam(p,
-    max_channels:int=None, # How many channels of each image are used, those that vary most; None is all
+def ablationcam(
+    p:Probe, # The question, from `explain`
+    max_channels:int=None, # Number of channels used for each image, those that vary most; None is all
     max_bytes:int=None # Bytes that a pass may take; None is 1 GB
-):
+)->list: # Maps `(bs,gh,gw)`, one for each layer
     "Ablation-CAM (Desai and Ramaswamy 2020, eq. 3-4): features weighted by the share of the score lost without them"
     p.out # fixes the predicted class
     res,picks = [],[_chosen_channels(a, max_channels) for a in p.acts]

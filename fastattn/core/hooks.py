@@ -40,7 +40,7 @@ def match_modules(
 def around(
     name:str # Name of a module
 )->list: # Names, the outermost first
-    "The modules that a module lies in, and itself"
+    "The names of the modules that contain a module, and its own"
     parts = name.split('.')
     return ['.'.join(parts[:i]) for i in range(1, len(parts)+1)]
 
@@ -64,8 +64,8 @@ def map_tensors(
 
 def has_fields(
     o # Anything
-)->bool:
-    "Is it a dataclass or a namespace, which models return as a container?"
+)->bool: # True for such a container
+    "Whether `o` is a dataclass instance or a namespace, which some models return as a container"
     return isinstance(o, SimpleNamespace) or dataclasses.is_dataclass(o) and not isinstance(o, type)
 
 # %% ../../nbs/core/01_hooks.ipynb #6cc6d793
@@ -82,7 +82,7 @@ def _clone(o): return map_tensors(torch.clone, o)
 class Trace(Hooked, dict):
     """Context manager that records the outputs of modules, and a dict `{module name: output}` of them
 
-    An output is a list where its module ran more than once. Raises `ValueError` if a pattern matches no module."""
+    A module that ran more than once has a list of its outputs. Raises `ValueError` if a pattern matches no module."""
     def __init__(self,
         model:nn.Module, # Any model, also compiled or wrapped in `DataParallel`
         *patterns:str, # Globs on `named_modules()`
@@ -96,16 +96,19 @@ class Trace(Hooked, dict):
         self.names = match_modules(model, *patterns)
         self._runs = {}
 
-    def begin(self):
+    def begin(self): # The trace
+        "Forget earlier records, and register the hooks"
         self.clear()
         self._eager = eagerly()
         return super().begin()
 
     def start(self):
+        "Register a hook on each of the modules"
         self._eager.begin()
         for n in self.names: self.model.get_submodule(n).register_forward_hook(partial(self._hook, n))
 
     def end(self):
+        "Remove the hooks"
         if self._hooks_on is None: return
         self._eager.end()
         super().end()
@@ -140,26 +143,29 @@ class evaluating(Restoring):
         model:nn.Module # Any model
     ): self.model,self.modes = model,[(m, m.training) for m in model.modules()]
 
-    def begin(self):
+    def begin(self)->nn.Module: # The model
+        "Put the model in evaluation mode"
         if any(mode for _,mode in self.modes): self.model.eval()
         return self.model
 
     def end(self):
+        "Restore each submodule's mode"
         for m,mode in self.modes:
             if m.training!=mode: m.training = mode
 
 # %% ../../nbs/core/01_hooks.ipynb #0872106e
 class asking(unchanged):
-    "Set `model` up for a pass that changes nothing; afterwards all that `Standing` knows of it is as it was"
+    "Set `model` up for a pass that changes nothing: everything that `Standing` records is restored afterwards"
     def __init__(self,
         model:nn.Module, # Any model
-        learn=None, # A `Learner` or `DataLoaders`, since data loaders have random numbers of their own
-        grad:bool=False # Are gradients recorded? None is as outside of any `no_grad`
+        learn=None, # `Learner` or `DataLoaders`, to include the random number generators of its data loaders
+        grad:bool=False # Enable gradients, even inside a `no_grad`? None is the same as True
     ):
         super().__init__(model, learn)
         self.grad,self.inference = grad,None
 
-    def begin(self):
+    def begin(self)->nn.Module: # The model
+        "Set the modes"
         if torch.is_inference_mode_enabled():
             self.inference = torch.inference_mode(False)
             self.inference.__enter__()
@@ -171,6 +177,7 @@ class asking(unchanged):
         return self.model
 
     def end(self):
+        "Restore the modes, the model and PyTorch's settings"
         inference,self.inference = self.inference,None
         if inference is not None: inference.__exit__(None, None, None)
         super().end()
@@ -180,27 +187,27 @@ def quietly(
     f, # A module, or a function that calls the module `m`
     x, # What to call it with
     m:nn.Module=None # The module whose mode matters; None is `f`
-):
-    "What `f` returns for `x` in evaluation mode without gradients; modes and random numbers are restored"
+): # What `f` returns
+    "Call `f` on `x` in evaluation mode without gradients, and restore modes and random numbers"
     with asking(ifnone(m, f)): return f(x)
 
 # %% ../../nbs/core/01_hooks.ipynb #bb572bca
 def parts_of(
     model:nn.Module, # Any model
-    cls, # A class of modules
-    part:str # Attribute name of a submodule of these
+    cls, # Class of the modules to look for
+    part:str # Attribute name of a submodule in each of them
 )->list: # Module names
-    "The names of the submodules `part` of all `cls` in `model`"
+    "The names of the submodules `part` of all modules of class `cls` in `model`"
     return [f'{n}.{part}'.lstrip('.') for n,m in model.named_modules() if isinstance(m, cls)]
 
 # %% ../../nbs/core/01_hooks.ipynb #ea5309ee
 class _Given:
-    "The `forward` of a model that is called with one of its inputs"
+    "A `forward` that can be called with the images alone, and adds the other inputs"
     def __init__(self, forward, inputs, image):
         self.forward,self.inputs,self.image,self.rows = forward,inputs,image,None
 
     def __call__(self, x, *more, **kwargs):
-        if more or kwargs: return self.forward(x, *more, **kwargs) # whoever calls gives all inputs
+        if more or kwargs: return self.forward(x, *more, **kwargs) # the caller gives all inputs
         n = len(self.inputs[self.image])
         rows = torch.arange(len(x))%n if self.rows is None or len(self.rows)!=len(x) else self.rows.cpu()
         def _of_rows(o): return o[rows.to(o.device)] if isinstance(o, Tensor) and o.ndim and len(o)==n else o
@@ -208,39 +215,43 @@ class _Given:
         return self.forward(*args)
 
 class given(Restoring):
-    "Inside the block the model can be called with images alone; afterwards it is as it was"
+    "Inside the block the model can be called with images alone; afterwards its `forward` is restored"
     def __init__(self,
-        model:nn.Module, # One that takes several inputs
-        inputs:tuple, # All of them, each with a row for every image
-        image:int # Which one is the image
+        model:nn.Module, # A model that takes several inputs
+        inputs:tuple, # All inputs, each with a row for every image
+        image:int # Index of the input that is the image
     ): self.model,self.inputs,self.image,self.before = model,inputs,image,model.__dict__.get('forward')
 
-    def begin(self):
+    def begin(self)->Tensor: # The images
+        "Replace the model's `forward`"
         self.model.forward = _Given(self.model.forward, self.inputs, self.image)
         return self.inputs[self.image]
 
     def end(self):
+        "Restore the model's `forward`"
         if self.before is not None: self.model.forward = self.before
         elif 'forward' in self.model.__dict__: del self.model.forward
 
 class rows_of(Restoring):
-    "Inside the block the other inputs of a model that is `given` some are those of these images"
+    "Inside the block a model that runs inside `given` gets the rows of its other inputs that belong to these images"
     def __init__(self,
         model:nn.Module, # Any model
-        idx:Tensor # For each row of what it will be called with, the number of its image
+        idx:Tensor # For each row that the model will be called with, the index of its image
     ):
         self.given,self.idx = model.__dict__.get('forward'),idx
         if isinstance(self.given, _Given): self.before = self.given.rows
 
     def begin(self):
+        "Choose the rows"
         if isinstance(self.given, _Given): self.given.rows = self.idx
 
     def end(self):
+        "Go back to the rows that were chosen before"
         if isinstance(self.given, _Given): self.given.rows = self.before
 
 # %% ../../nbs/core/01_hooks.ipynb #518b5c30
 def _structure(model):
-    "Each module of `model` with the one that it lies in; `named_modules` takes five times as long to make full names"
+    "Each module of `model` with its parent; `named_modules`, which makes full names, takes five times as long"
     res,todo,seen = [],[model],set()
     for m in todo:
         inside,i = m._modules,id(m)
@@ -253,28 +264,28 @@ def _structure(model):
 class Facts:
     "Results about models, each kept for as long as its model exists and has the same modules"
     def __init__(self,
-        sizes:int=32 # Number of results of one kind kept for a model, such as for several image sizes
+        sizes:int=32 # How many results of one kind to keep for each model, such as for different image sizes
     ): self.sizes,self.known = sizes,WeakKeyDictionary()
 
     def about(self,
         model:nn.Module, # Any model
         kind:str, # Name of the kind of result
         key, # What else the result depends on, such as the image size; hashable
-        find # Function without arguments that computes it; the result must not hold the model
+        find # Function without arguments that computes it; the result must not refer to the model
     ): # What `find` returned, now or earlier
         "A remembered result about `model`"
         modules = _structure(model)
         if model not in self.known or self.known[model][0]!=modules: self.known[model] = modules,{}
         results = self.known[model][1].setdefault(kind, {})
         forward = model.__dict__.get('forward')
-        if isinstance(forward, _Given): key = (key, forward.image) # what is found out is about that input
+        if isinstance(forward, _Given): key = (key, forward.image) # the result is about that input
         if key not in results:
             results[key] = find()
             while len(results)>self.sizes: results.pop(next(iter(results)))
         return results[key]
 
     def forget(self,
-        model:nn.Module # One whose forward has changed
+        model:nn.Module # A model whose `forward` has changed
     ):
         "Forget all results about `model` and the modules in it"
         for m in unwrap(model).modules(): self.known.pop(m, None)

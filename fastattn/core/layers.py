@@ -35,7 +35,7 @@ def tokens_read(
     model:nn.Module, # A transformer
     x:Tensor, # One image `(1,c,h,w)`
     name:str, # A module whose output is the tokens after the last attention
-    n:int # Their number
+    n:int # Number of tokens
 )->Tensor: # `(n,)`, True where the output depends on the token; None if unknown, or if the tokens are the output
     "Which of the tokens the model's output depends on"
     leaf = []
@@ -55,14 +55,14 @@ def tokens_read(
 # %% ../../nbs/core/04_layers.ipynb #38cea96a
 def _last_read(model, x, items):
     "The last of the candidates `items` whose positions the output depends on, or None"
-    for n in (1,16,len(items)): # in most models it is the last one: the graph starts as late as it can
+    for n in (1,16,len(items)): # in most models it is the last one, so try with a graph that starts late
         part = items[-n:]
         out,outs = with_graph(model, x, [c.name for c in part])
         if out.ndim==3: return # the output is the tokens themselves
         if not out.requires_grad: continue
         grads = _grads_of_output(out, [outs[c.name] for c in part])
         for c,g in reversed(list(zip(part, grads))):
-            # a module that runs twice, on two shapes, has another size
+            # the gradient of a module that ran again, on another shape, has another size
             n = c.grid.n_tokens if c.grid.is_tokens else c.grid.h*c.grid.w
             if g is not None and g.numel()==c.channels*n and _is_read(c, g): return c
         if len(part)==len(items): return
@@ -71,8 +71,8 @@ def with_graph(
     model:nn.Module, # Any model
     x:Tensor, # A batch `(bs,c,h,w)`
     names:list # Names of layers
-)->tuple: # The model's output, and the layers' by name
-    "Run a model with a graph that starts at the first of some layers"
+)->tuple: # The model's output, and a dict of the layers' outputs
+    "Run a model with a graph that starts at the first of these layers"
     outs = {}
     def _keep(name, m, args, out):
         t = main_tensor(out)
@@ -91,15 +91,15 @@ def _is_read(c, g):
 
 # %% ../../nbs/core/04_layers.ipynb #e4f2e895
 def node_of(
-    t:Tensor # One that requires a gradient
-):
-    "The node of autograd's graph that made a tensor, or that stands for a leaf"
+    t:Tensor # A tensor that requires a gradient
+): # A node, as in `t.grad_fn`
+    "The node of autograd's graph that computed a tensor, or that stands for it if it is a leaf"
     with torch.enable_grad(): return t.view_as(t).grad_fn.next_functions[0][0] if t.is_leaf else t.grad_fn
 
 def sources(
     nodes:dict # Nodes of one graph by name
 )->dict: # `{name: set of names}`
-    "Which of the nodes each of them is computed from"
+    "The names of the nodes that each node is computed from"
     names,res = {},{}
     for n,f in nodes.items(): names.setdefault(f, set()).add(n)
     todo = list(names)
@@ -114,10 +114,10 @@ def graph_of(
     model:nn.Module, # Any model
     x:Tensor, # A batch `(bs,c,h,w)`
     names:list, # Names of layers
-    every_run:bool=False, # Note every run, as `(name, run)`, and not the last alone?
-    need_output:bool=True # Is nothing returned where the model's output has no graph?
-)->dict: # `{name: node}`, of the model's output under `''`; without those that nothing differentiable leads to
-    "The nodes at which autograd's graph has the outputs of layers; no tensor is kept for a backward pass"
+    every_run:bool=False, # Include every run, as `(name, run)`, instead of the last one?
+    need_output:bool=True # Return an empty dict if the model's output has no graph?
+)->dict: # `{name: node}`, with the node of the model's output under `''`
+    "The nodes of autograd's graph for the outputs of layers; no tensor is kept for a backward pass"
     nodes,runs = {},Counter()
     def _note(name, m, args, out):
         t = main_tensor(out)
@@ -138,7 +138,7 @@ def graph_of(
 _queries = {'qkv','qk','q','query','q_proj','to_q','to_qkv','qkv_proj'}
 
 def _is_attention(m):
-    "By its class, or by the names of its parts where the class is called otherwise (MHSA, GPSA, ...)"
+    "By its class name, or by its submodules' names if the class name does not tell (MHSA, GPSA, ...)"
     if isinstance(m, nn.MultiheadAttention): return True
     name = type(m).__name__.lower()
     return any(o in name for o in ('attn','attention')) and 'block' not in name or not _queries.isdisjoint(m._modules)
@@ -153,9 +153,9 @@ def candidates(
     model:nn.Module, # Any vision model
     x:Tensor # A batch `(bs,c,h,w)` as the model takes it; only its first image is used
 )->Layers: # Prints as a table
-    """The layers of `model` that a heatmap can be drawn from, in the order in which they run, the default marked
+    """The layers of `model` that a heatmap can be drawn from, in the order in which they run, with the default marked
 
-    Raises `TypeError` where `model` is none, `ValueError` where `x` is no batch, or none that it takes."""
+    Raises `TypeError` if `model` is not a model, `ValueError` if `x` is not a batch that it takes."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"Candidates are layers of a model, not of a {type(model).__name__}; "
                         "of a learner give `learn.model`.")
@@ -180,7 +180,7 @@ def _scan(model, x):
     items = res.features()
     if not items: res.rows = _rows_of_features(model, x)
     if items and res.out is None and not res.detects and (res.attns or items[-1].grid.is_tokens):
-        # values that a convolution has computed inside an attention are no features either
+        # values that a convolution has computed inside an attention are not features either
         res.last_read = _last_read(model, x, [c for c in items if c is items[-1] or not inside(c.name)])
     elif items and res.detects and isinstance(out, (list,tuple)):
         try: res.trunk = _trunk(model, x, res)
@@ -198,7 +198,7 @@ def _rows_of_features(model, x):
     return max(int(max(L(n))) for n in t.values())
 
 def _trunk(model, x, cs):
-    "Of a detector, the last layer of its backbone that all of its heads are computed from"
+    "The last layer of a detector's backbone that all of its heads depend on"
     maps = [c for c in cs if not c.grid.is_tokens]
     backbone = cs._backbone(cs.features())
     read = sources(graph_of(model, x, [c.name for c in maps], need_output=False))
@@ -214,23 +214,23 @@ def _has_boxes(out):
 
 # %% ../../nbs/core/04_layers.ipynb #552a8199
 def _first_decoded(model, x, cs):
-    "Of a segmentation, the end of the decoder's first stage; the deepest layer if none follows below the output's size"
+    "The end of a segmentation decoder's first stage; the deepest layer if none smaller than the output follows"
     items = cs.features()
     nodes = graph_of(model, x, [c.name for c in items])
     if not nodes: return
     read = sources(nodes)
     def _after(c): return [o for o in items if c.name in read[o.name]]
-    def _only_resizes(o): # with weights of its own only in a transposed convolution
+    def _only_resizes(o): # has no weights, or is a transposed convolution
         m = model.get_submodule(o.name)
         return o.channels==cs.out[1] and (isinstance(m, nn.ConvTranspose2d) or not any(True for _ in m.parameters()))
-    def _outside(c): return [o for o in _after(c) if not c.name.startswith(o.aliases[0]+'.')] # than what holds it
+    def _outside(c): return [o for o in _after(c) if not c.name.startswith(o.aliases[0]+'.')] # no containers of `c`
     def _scores(c): return c.channels==cs.out[1] and all(map(_only_resizes, _outside(c)))
     items = [c for c in items if c.name in read['']] or items
     items = [c for c in items if not _scores(c)] or items
     deep = [c for c in items if c.grid.h*c.grid.w==min(o.grid.h*o.grid.w for o in items)][-1]
     later = [c for c in _after(deep) if c.grid.h*c.grid.w<cs.out[-2]*cs.out[-1]]
     if not later: return deep
-    # what was enlarged is cropped or padded by one to meet an odd number of rows
+    # enlarged maps are cropped or padded by one to match an odd number of rows
     def _is_first(c): return max(abs(c.grid.h-later[0].grid.h), abs(c.grid.w-later[0].grid.w))<=1
     stage,finer = [c for c in later if _is_first(c)],[c for c in later if not _is_first(c) and c.end>later[0].end]
     return cs._before(stage, finer[0]) if finer else stage[-1]
@@ -245,15 +245,15 @@ class _Call:
     start:int # When it began, in module calls since the start
     end:int # When it ended
     handed_on:bool # Is the output the tensor that the module before returned? Containers return their last child's
-    maker:str # The module that made the main tensor, where that is one of several in the output; else None
+    maker:str # The module that computed the main tensor, if the output has several; else None
 
-class DoesNotRun(ValueError, RuntimeError): "A model does not run on images of a shape"
+class DoesNotRun(ValueError, RuntimeError): "The model does not run on images of this shape"
 
 @contextmanager
 def first_pass(
     x:Tensor # A batch `(bs,c,h,w)`
 ):
-    "A context for the first pass of a model over images; where it fails on them, `ValueError` says of which shape"
+    "A context for a model's first forward pass; if that fails, the `ValueError` names the shape of the images"
     try: yield
     except (RuntimeError,AssertionError,IndexError,NotImplementedError) as e:
         if 'memory' in str(e).lower(): raise
@@ -261,7 +261,7 @@ def first_pass(
                          f"{(str(e).splitlines() or [type(e).__name__])[0].rstrip('.')}.") from e
 
 def _record_calls(model, x):
-    "Run `model` on one image -> its output, the calls with a row for it, when modules began, bytes of outputs, runs"
+    "Run `model` on one image: its output, the calls with a row for it, when modules began, bytes of outputs, runs"
     clock,starts,calls,made,last,n_bytes,runs = itertools.count(),{},[],{},None,0,Counter()
     def _pre(name, m, args):
         starts[name] = next(clock)
@@ -293,7 +293,7 @@ def _several(o):
 
 # %% ../../nbs/core/04_layers.ipynb #bd8a6685
 def _has_one_column(shape):
-    "Is it `(tokens,bs,c)` of one image, or `(windows,1,c)`?"
+    "Whether a shape is either `(tokens,bs,c)` of one image, or `(windows,1,c)`"
     return len(shape)==3 and shape[1]==1 and shape[0]>1
 
 def _tokens_first(model, x, calls):
@@ -327,7 +327,7 @@ def _collect(model, calls, groups, starts, size, out):
         if c is None: continue
         every[c.name] = c
         after_inside,was_inside = was_inside,c.grid.is_tokens and inside(c.name)
-        if was_inside: continue # queries, keys and values are no features
+        if was_inside: continue # queries, keys and values are not features
         part = next((o for o in reversed(items) if call.maker in o.aliases), None) if call.maker else None
         if part: # the rest of the output may be pooled from the part's features, and these are what the model reads
             part.aliases.append(c.name)
@@ -336,12 +336,12 @@ def _collect(model, calls, groups, starts, size, out):
         c.aliases = (items.pop().aliases if same else []) + [c.name]
         items.append(c)
     is_map = out is not None and out.ndim==4 and grid_of(out.shape, size) is not None
-    # of attentions inside attentions only the outermost says when the tokens are read
-    elsewhere = {n for g in groups if not g.on_image for n in g.names} # such as the tower for text
+    # of nested attentions, only the outermost tells when the tokens are read
+    elsewhere = {n for g in groups if not g.on_image for n in g.names} # such as a text encoder
     began = sorted(starts[a] for a in attns if a in starts and not inside(a) and a not in elsewhere)
     names = [n for n,_ in model.named_modules() if n]
     res = Layers(items, every, tuple(out.shape) if is_map else None, began, shapes, names)
-    for g in groups: g.calls = [] # they hold modules, and what is remembered must not keep the model alive
+    for g in groups: g.calls = [] # they hold modules, and remembered results must not keep the model alive
     res.groups,res.grids_of = groups,{n:gs for n,gs in grids_of.items() if len(gs)>1}
     return res
 
@@ -365,7 +365,7 @@ def tokens(self:Layers,
     name:str, # Name of a module
     n:int # Number of its tokens
 )->Grid: # Of kind `'tokens'`
-    "How the tokens of a module lie on the image; raises `ValueError` where they do not, or where that is not known"
+    "How the tokens of a module lie on the image; raises `ValueError` if they do not, or if that is not known"
     same = [g for g in self.groups if g.n==n]
     own = [g for o in [*around(name)[::-1],''] for g in same if o in g.names]
     own = next((g for g in own if g.grid is not None and g.grid.order is None), own[0] if own else None)

@@ -18,22 +18,22 @@ from contextlib import ExitStack
 from torch.nn.attention import sdpa_kernel,SDPBackend
 
 # %% ../../nbs/core/10_probe.ipynb #618f8077
-class DidNotRun(RuntimeError): "A layer that was found before does not run any more"
+class DidNotRun(RuntimeError): "A layer that was found before no longer runs"
 
 class Probe:
     "One prepared question to a model; everything in it is computed when it is first asked for"
     def __init__(self,
-        model:nn.Module, # In evaluation mode
-        x:Tensor, # `(bs,c,h,w)`
+        model:nn.Module, # A model in evaluation mode
+        x:Tensor, # Images `(bs,c,h,w)`
         target:Target=None, # What the score is; None is the output of the predicted class
         layers=(), # `(layer, Grid)` pairs, in the order in which they run; a layer is a name, or `(name, run)`
         grad:int=False, # Are gradients at the layers needed? 2: second derivatives, too
         trace=None, # Context manager that records the forward pass, such as an `AttentionTrace`; it becomes `p.attn`
         by_class:bool=True, # Does the answer depend on the target? If not, an output without scores will do
         watch=None, # Function that makes such a `trace` for other images
-        place:str='even', # Where the cells of a map are drawn: `'even'`, or `'measured'`: where they look
-        views=(), # Of `View`: runs of a module that runs more than once, whose maps add up
-        view:View=None # The one that this probe is about
+        place:str='even', # Where the cells of a map are drawn: on an `'even'` grid, or where they look, as `'measured'`
+        views=(), # `View`s: the runs whose maps are added, if a module runs more than once
+        view:View=None # The one run that this probe is about; None if it is not about one
     ):
         store_attr()
         self.target = ifnone(target, Target())
@@ -44,13 +44,13 @@ class Probe:
         self.notes = {} # what a method reports besides its map, by name: one value for each image
 
     @property
-    def out(self):
+    def out(self): # As the model returns it
         "What the model returned for the images"
         if self._out is None: self._run()
         return self._out
 
     @property
-    def attn(self):
+    def attn(self): # The `trace` that the probe was given
         "The trace, after it has recorded the forward pass"
         self._run()
         return self.trace
@@ -63,7 +63,7 @@ class Probe:
 
     @property
     def shifts(self)->list: # One `(rows,columns)` in pixels of the input per layer
-        "How far from their own places the layers' cells look; measured at the coarsest layer, and less in finer ones"
+        "How far from their own positions the layers' cells look; measured at the coarsest layer, scaled for others"
         several = self.views or self.view or any(map(is_run, self.layers)) # each run has shifts of its own
         if self.place=='even' or not self.layers or several: return [(0.,0.)]*len(self.layers)
         areas = [g.h*g.w for g in self.grids]
@@ -76,8 +76,8 @@ class Probe:
     def memo(self,
         key, # Name of the result; hashable
         f # Function without arguments that computes it
-    ):
-        "`f()`, computed once for this probe"
+    ): # What `f` returned, now or earlier
+        "The result of `f()`, computed once for this probe"
         if key not in self._memo: self._memo[key] = f()
         return self._memo[key]
 
@@ -87,7 +87,7 @@ def _run(self:Probe):
     "The forward pass with all hooks, unless it has been done"
     if self._outs is not None: return
     self._pass(torch.no_grad())
-    # a `no_grad` in the model may end after the layer and leave the rest without a graph: again, with one throughout
+    # if a `no_grad` in the model ends after the layer, the rest has no graph: run again, with one throughout
     if self.grad and self.by_class and not self._score.requires_grad: self._pass(torch.enable_grad())
 
 @patch
@@ -110,7 +110,7 @@ def _pass(self:Probe, mode):
 
 @patch
 def _keep(self:Probe, i, module, args, out):
-    "Hook that records layer `i`; of a module that runs more than once, the run that is asked for, or the last"
+    "Hook that records layer `i`; if a module runs more than once, the run that is asked for, or the last"
     self._runs[i] += 1
     if is_run(self.layers[i]) and self._runs[i]!=self.layers[i][1]+1: return
     t = main_tensor(out)
@@ -174,12 +174,12 @@ def _check_graph(self:Probe):
 @patch
 def score(self:Probe,
     x=None, # Other images `(rows,c,h,w)`; None means the probe's own
-    edit=None, # Function from a layer's `(rows,c,gh,gw)` to what the model continues with
+    edit=None, # Function from a layer's output `(rows,c,gh,gw)` to what the model continues with
     idx=None, # Source image of each row, `(rows,)`; None means that rows are the probe's images
     layer:int=0 # Index of the probe's layer that is edited
 )->Tensor: # `(rows,)`, with a graph where gradients are enabled
     "The scores of images, or of images with edited features"
-    # edits of one image run only what comes after the layer, where the model allows it
+    # edits of one image run only what comes after the layer, if the model allows it
     same = edit is not None and x is None and idx is not None and bool((idx==idx[0]).all())
     if same and not is_run(self.layers[layer]):
         if self._can_replay(layer, int(idx[0])):
@@ -229,7 +229,7 @@ def _module(model, layer):
     return model.get_submodule(layer[0] if is_run(layer) else layer)
 
 def _edit_hook(edit, grid, times):
-    "Hook that edits a layer's output when it runs for that time, the one that `acts` holds"
+    "Hook that edits a layer's output in run number `times`, the one that `acts` holds"
     left = times
     def _edit(module, args, out):
         nonlocal left
@@ -243,7 +243,7 @@ def _edit_hook(edit, grid, times):
 class Replay:
     "Remembers what a model's modules returned for one image up to the end of a layer, to run the model from there on"
     def __init__(self,
-        model:nn.Module, # In evaluation mode
+        model:nn.Module, # A model in evaluation mode
         layer:str, # Name of the layer after which the model is run; if it runs more than once, its last run counts
         x:Tensor # One image `(1,c,h,w)`
     ):
@@ -286,8 +286,8 @@ class Replay:
 
     def works(self,
         score # Function of the model's output for `n` rows, and of `n`, to `(n,)`
-    )->bool:
-        "Does a replay give the model's own scores? Not if the model combines its modules' outputs in unusual ways"
+    )->bool: # True if the scores agree
+        "Whether a replay gives the model's own scores; not if the model combines its modules' outputs in unusual ways"
         if self.kept is None or any(isinstance(m, torch.jit.ScriptModule) for m in self.model.modules()): return False
         want = score(self.out, 1)
         for self.copies in (False,True):
@@ -330,7 +330,7 @@ def _hessian_product(self:Probe, o, grid):
 @patch
 def replace(self:Probe,
     **changes # Other arguments of `Probe`, by name; `layers` as pairs
-)->Probe:
+)->Probe: # The copy
     "A changed copy that has computed nothing yet; classes and regions remain fixed, unless `target` is given"
     if 'target' not in changes: self.out # fixes them
     layers = list(zip(self.layers, self.grids))
@@ -344,7 +344,7 @@ def replace(self:Probe,
 def at(self:Probe,
     x, # Other images `(bs,c,h,w)`, as many as the probe has
     mirrored=False # Are they the probe's own images, mirrored?
-)->Probe:
+)->Probe: # A copy for the other images
     "The same question about other images; classes and regions are those of the probe's own images"
     layers = list(zip(self.layers, self.grids))
     if x.shape[1:]!=self.x.shape[1:] and layers: layers = candidates(self.model, x).find(self.layers)
@@ -355,8 +355,8 @@ def at(self:Probe,
 @patch
 def in_view(self:Probe,
     view:View # One run of a module
-)->Probe:
-    "The same question about one run of a module alone, with its features and attention as the image lies"
+)->Probe: # A copy for this run
+    "The same question about one run of a module, with its features and attention in the orientation of the image"
     found = [candidates(self.model, self.x).find(o if is_run(o) else (o, view.run))[0] for o in self.layers]
     trace = self.watch and self.watch(self.x)
     if trace is not None: trace.only = view.module,view.run

@@ -15,7 +15,7 @@ from importlib import import_module
 import dataclasses,functools,inspect,re
 
 # %% ../../nbs/core/11_registry.ipynb #87993c7e
-# what other libraries call it
+# options as other libraries call them, and what to write here
 _elsewhere = dict(targets='target', class_idx='target', target_layers='layer', target_layer='layer', n_steps='steps',
                   input_tensor='x', aug_smooth='tta=True', eigen_smooth="method='eigengradcam'",
                   sliding_window_shapes='window', strides='stride', baselines='baseline')
@@ -23,15 +23,15 @@ _elsewhere = dict(targets='target', class_idx='target', target_layers='layer', t
 @dataclasses.dataclass
 class Explainer:
     "A registered method: the function, and what `explain` needs to know about it"
-    f:callable # Function of a `Probe` and the method's options, to `(bs,gh,gw)` or a list of these, one for each layer
+    f:callable # Function from a `Probe` and the method's options to `(bs,gh,gw)` or a list of these, one for each layer
     grad:int=False # Does it need gradients at the layers (`p.grads()`)? 2: also `p.hessian_product()`
     signed:bool=False # Do negative values have a meaning? If not, they are set to zero
     by_class:bool=True # Does the map depend on the target?
-    suits:callable=None # Function of the model: does the method apply to it? None is any
-    layers:callable=None # Function from a model to the names of the layers it reads; None: as `explain` chooses
+    suits:callable=None # Function of the model: does the method apply to it? None: to any model
+    layers:callable=None # Function from a model to the names of the layers it reads; None: those that `explain` chooses
     pick:callable=None # Function from the candidates (`Layers`) and the method's options to its default layers' names
     pixels:bool=False # Are its maps made in the input's own pixels, without a layer?
-    trace:callable=None # Function `(model, x, layer)` to the context that records the pass; it becomes `p.attn`
+    trace:callable=None # Function from `(model, x, layer)` to a context that records the pass; it becomes `p.attn`
     fits:callable=None # Function `(model, x)`: does it work for these images? Called before `method='auto'` takes it
     answers:callable=None # Function of the target: does it apply to that? Called before `method='auto'` takes it
     demo:callable=None # Function that makes a small model and a batch to test it on; None is a small CNN
@@ -39,16 +39,20 @@ class Explainer:
 
     def __call__(self, p, **kwargs): return self.f(p, **kwargs)
     @property
-    def name(self)->str: return self.f.__name__
+    def name(self)->str: # As in `explain(learn, x, name)`
+        "The name under which the method is registered"
+        return self.f.__name__
+
     def suited(self,
         model:nn.Module # Any model
-    )->bool:
-        "Does the method apply to `model`?"
+    )->bool: # True if it does
+        "Whether the method applies to `model`"
         return self.suits is None or bool(self.suits(model))
+
     def check_options(self,
-        names # Of options that a user gives
+        names # Names of the options that a user gives
     ):
-        "Raise `TypeError` where the method has no such option"
+        "Raise `TypeError` if the method has no such option"
         ps = inspect.signature(self.f).parameters
         if any(p.kind is p.VAR_KEYWORD for p in ps.values()): return
         own = list(ps)[1:]
@@ -72,7 +76,7 @@ class Registry(MutableMapping):
         try:
             for m in methods_in: import_module(f'fastattn.{m}')
         except BaseException: self.complete = False; raise
-        self.known.update(own) # methods that a user has registered before take precedence
+        self.known.update(own) # methods that a user registered earlier take precedence
         return self.known
 
     def __setitem__(self, name, e): self.known[name] = e
@@ -92,10 +96,12 @@ def _check_fields(grad=False, signed=False, by_class=True, pixels=False, why='',
     check_callable(**{k:v for k,v in functions.items() if k in {o.name for o in dataclasses.fields(Explainer)}})
 
 @delegates(Explainer, but='f')
-def explainer(**kwargs):
+def explainer(
+    **kwargs # Fields of `Explainer` besides `f`
+): # A decorator
     """Decorator that registers `f(p) -> (bs,gh,gw)` under its own name; takes the fields of `Explainer`
 
-    Raises `ValueError` or `TypeError` where a field is of another kind."""
+    Raises `ValueError` or `TypeError` if a field has a wrong value or type."""
     def _inner(f):
         _check_fields(**kwargs)
         explainers[f.__name__] = Explainer(f, **kwargs)
@@ -125,7 +131,7 @@ def suitable(
     by_class:bool=False, # Only methods whose map depends on the target?
     x:Tensor=None # A batch `(bs,c,h,w)`: leaves out methods that do not work for such images
 )->list: # Names, by preference
-    "The names of the explainers that suit `model`; raises `TypeError` or `ValueError` where that, or `x`, is none"
+    "Names of methods that suit `model`; raises `TypeError` if it is not a model, `ValueError` if `x` is not a batch"
     if not isinstance(model, nn.Module):
         raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
     check_flag(by_class=by_class)
@@ -148,7 +154,7 @@ def pick_method(
     by_class:bool=False, # Must the map depend on the target?
     x:Tensor=None, # A batch: `'auto'` then takes no method that does not work for such images
     target=None # As for `explain`: `'auto'` takes no method that does not apply to it
-)->Explainer:
+)->Explainer: # The registered method
     "The method of that name, or the preferred one for `'auto'`; raises `ValueError` if none suits the model"
     if isinstance(method, str) and method=='auto': return _preferred(model, by_class, x, target)
     e = explainers[registered(method)]
@@ -184,7 +190,7 @@ def registered(
 
 def _preferred(model, by_class, x, target):
     def _answers(e): return target is None or e.answers is None or e.answers(target)
-    for n in ranked(): # those after the first that suits are not looked at
+    for n in ranked(): # methods after the first one that suits are not checked
         if _answers(explainers[n]) and _suits(n, model, by_class, x): return explainers[n]
     there = ', '.join(sorted(explainers))
     raise ValueError(f"No registered explainer suits this model and this target; there are: {there}.")

@@ -21,13 +21,13 @@ def _check_strength(num_ops, magnitude):
 class RandAugment(Transform):
     """`num_ops` random operations of one strength on each training image: Cubuk et al. 2020 (RandAugment, section 3)
 
-    Raises `ValueError` where `num_ops` is below 1, or `magnitude` outside 0..10."""
+    Raises `ValueError` if `num_ops` is below 1, or `magnitude` is outside 0..10."""
     split_idx,order = 0,2 # training only; after a `Resize`, before the image becomes a tensor
     def __init__(self,
         num_ops:int=2, # Operations on each image, one after another
         magnitude:int=9, # Their strength, 0..10
         size:int=224, # Side of the images in pixels: shifts go up to .45 of it
-        fill=tuple(round(255*o) for o in imagenet_stats[0]) # RGB colour of what comes in from outside
+        fill=tuple(round(255*o) for o in imagenet_stats[0]) # RGB colour of areas that come in from outside the image
     ):
         _check_strength(num_ops, magnitude)
         from timm.data.auto_augment import rand_augment_transform
@@ -38,7 +38,11 @@ class RandAugment(Transform):
         self.ops = rand_augment_transform(recipe, dict(translate_const=int(size*.45), img_mean=tuple(fill)))
         for o in self.ops.ops:
             if o.name.startswith('Posterize'): o.aug_fn = _posterize
-    def encodes(self, x:PILImage): return type(x)(self.ops(x))
+    def encodes(self,
+        x:PILImage # A training image
+    ): # An image of the same class
+        "Apply the operations"
+        return type(x)(self.ops(x))
     def __repr__(self): return f'RandAugment(num_ops={self.num_ops}, magnitude={self.magnitude})'
 
 # %% ../../nbs/data/02_augment.ipynb #92549948
@@ -50,7 +54,11 @@ class ForTraining(Transform):
     ):
         super().__init__()
         self.tfm,self.order = tfm,tfm.order
-    def encodes(self, x:TensorImage): return self.tfm(x, split_idx=0)
+    def encodes(self,
+        x:TensorImage # A batch of training images
+    ): # The batch, transformed
+        "Apply the transform as in training"
+        return self.tfm(x, split_idx=0)
     def __repr__(self): return f'ForTraining({type(self.tfm).__name__})'
 
 # %% ../../nbs/data/02_augment.ipynb #b5443d11
@@ -62,7 +70,7 @@ def augmentation(
     num_ops:int=2, # Operations on each image, for `'rand'`
     magnitude:int=9 # Their strength, 0..10, for `'rand'`
 )->tuple: # Item transforms (after the resize), batch transforms (before the normalisation), callbacks
-    """The parts of a recipe; raises `ValueError` for another name
+    """The parts of a recipe; raises `ValueError` for an unknown name
 
     `'basic'`: rotate, crop, flip, warp, light and colour; `'rand'`: `RandAugment` and flip;
     `'cutmix'`: basic, and patches of other images (Yun et al. 2019)."""

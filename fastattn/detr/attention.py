@@ -58,8 +58,8 @@ class DetrAttention:
     "The detections of a DETR in one image, and the attention of its encoder and decoder"
     def __init__(self,
         model, # A DETR of transformers, of the original kind (`pred_logits` and `pred_boxes`), or a `Learner` with one
-        inputs, # Output of its processor, a tensor `(1,c,h,w)` or `NestedTensor`; with a `Learner` or `prep` a picture
-        threshold:float=.9, # A query is kept where the score of its best class is above this probability, 0..1
+        inputs, # Output of its processor, tensor `(1,c,h,w)` or `NestedTensor`; with a `Learner` or `prep`, a picture
+        threshold:float=.9, # A query is kept if the score of its best class is above this probability, 0..1
         image:int=None, # Index of the image in a batch of several
         prep=None, # For pictures and a bare model: a transform to `(c,h,w)`, or a transformers image processor
         vocab=None, # Class names, a list or `{number: name}`; None takes the learner's or the model's own
@@ -71,7 +71,7 @@ class DetrAttention:
         grid = rows_and_columns(grid=grid)
         if sigmoid is not None: check_flag(sigmoid=sigmoid)
         self.model,self.learner = model_of(model)
-        # classes in the order of the model's output, which other names in `vocab` do not change
+        # classes in the order of the model's output, whatever names `vocab` gives them
         self.columns = None if self.learner is None else class_names(self.learner)
         self.vocab = self._own_names() if vocab is None else _as_names(vocab)
         self.known,self.threshold,self.sigmoid = grid,threshold,sigmoid
@@ -91,7 +91,7 @@ class DetrAttention:
             out = self.model(*self.input.args, **self.input.kwargs)
         _check_detr(out, self.model)
         sampled = None if grad or sampling.points is None else (sampling.points[0],sampling.weights[0])
-        if sampled is not None: t.cross = [] # what looks like attention there are the weights of the points
+        if sampled is not None: t.cross = [] # what looks like attention there is the weights of the points
         if not t.cross and sampled is None: raise ValueError(_why_no_map(t, out['pred_boxes'].shape[1]))
         return out,t,sampled
 
@@ -101,7 +101,7 @@ class DetrAttention:
 
     def class_name(self,
         i:int # Class index
-    ): # A name, or the index itself where no name is known
+    ): # A name, or the index itself if no name is known
         "The name of a class"
         return i if self.vocab is None or i>=len(self.vocab) else str(self.vocab[i])
 
@@ -114,7 +114,9 @@ class DetrAttention:
         return f"{head}{': '+what if what else ''}; {where}"
 
     @property
-    def n_queries(self): return self.out['pred_boxes'].shape[1]
+    def n_queries(self)->int: # Kept or not
+        "Number of queries of the model"
+        return self.out['pred_boxes'].shape[1]
 
     @property
     def stride(self)->int: # In pixels of the model's input; None without a grid
@@ -148,7 +150,7 @@ def _is_index(q, n):
 
 @patch
 def _indices(self:DetrAttention, queries):
-    "Query indices as a list; None are the kept ones"
+    "Query indices as a list; None means the kept ones"
     if queries is None: return self.keep.tolist()
     qs = queries.tolist() if isinstance(queries, (Tensor,np.ndarray)) else queries
     qs = list(qs) if isinstance(qs, (list,tuple,range,L)) else [qs]
@@ -159,9 +161,9 @@ def _indices(self:DetrAttention, queries):
 
 @patch
 def predictions(self:DetrAttention,
-    queries=None # Query indices; None are the kept ones
-)->Detections:
-    "What these queries predict, also those that were not kept; raises `ValueError` for an index out of range"
+    queries=None # Query indices; None means the kept ones
+)->Detections: # In the order of `queries`
+    "What these queries predict, whether they were kept or not; raises `ValueError` for an index out of range"
     qs = self._indices(queries)
     keep = torch.tensor(qs, dtype=torch.long, device=self._probs.device)
     labels = self._probs[keep].argmax(-1)
@@ -199,10 +201,10 @@ def _calls(self:DetrAttention, part, layer):
 
 def joined_weights(
     call, # An `AttentionCall`
-    head, # Heads joined by `'mean'`, `'max'` or `'min'`; one by its index; or `'all'`
-    rows=None # Indices of the rows, which attend; None are all
-)->Tensor: # `(rows,k)`, or `(heads,rows,k)` of `'all'` heads
-    "Attention weights of one call, computed some rows at a time"
+    head, # Join heads by `'mean'`, `'max'` or `'min'`, pick one by its index, or keep `'all'`
+    rows=None # Indices of the rows, which are the queries or positions that attend; None is all
+)->Tensor: # `(rows,k)`, or `(heads,rows,k)` for `'all'` heads
+    "Attention weights of one call, computed a few rows at a time"
     join = noop if _is_all(head) else join_heads(head, call.shape[1])
     if rows is not None: return join(call.rows(rows))[0]
     return torch.cat([join(call.rows(b))[0] for b in call.blocks()], -2)
@@ -210,9 +212,9 @@ def joined_weights(
 # %% ../../nbs/detr/07_attention.ipynb #50040b95
 @patch
 def weights(self:DetrAttention,
-    part:str='decoder', # `'decoder'` (queries to positions), `'encoder'` (among positions), `'queries'` (among them)
-    layer=-1, # Layer of that part: an index, or a glob on its name; or `'all'`
-    head='mean' # Heads joined by `'mean'`, `'max'` or `'min'`; one by its index; or `'all'`
+    part:str='decoder', # `'decoder'` (queries to positions), `'encoder'` (among positions), `'queries'` (among queries)
+    layer=-1, # Layer of that part: an index, a glob on its name, or `'all'`
+    head='mean' # Join heads by `'mean'`, `'max'` or `'min'`, pick one by its index, or keep `'all'`
 )->Tensor: # `(queries,h,w)`, `(h,w,h,w)` or `(queries,queries)`; `'all'` layers or heads are leading dimensions
     "Attention weights: `[i]` or `[y,x]` is what a query or position attends to, `[...,y,x]` what attends to a position"
     def _on_grid(a):
@@ -228,18 +230,18 @@ def _one_call(self:DetrAttention, part, layer):
     return self._calls(part, layer)[0]
 
 def check_one_head(
-    head # What the user gave for `head`
+    head # The user's `head`: see `DetrAttention.matrix`
 ):
-    "Raise `ValueError` for `'all'` heads, which are no single map"
+    "Raise `ValueError` if `head` is `'all'`, since these are several maps"
     if _is_all(head):
         raise ValueError("A map is drawn of one head, or of all joined by 'mean', 'max' or 'min'; "
                          "`weights(..., head='all')` gives them apart.")
 
 @patch
 def matrix(self:DetrAttention,
-    part:str='decoder', # As for `weights`
+    part:str='decoder', # `'decoder'`, `'encoder'` or `'queries'`, as for `weights`
     layer=-1, # One layer: an index, or a glob on its name
-    head='mean' # Heads joined by `'mean'`, `'max'` or `'min'`, or one by its index
+    head='mean' # Join heads by `'mean'`, `'max'` or `'min'`, or pick one by its index
 )->Tensor: # `(queries,positions)`, `(positions,positions)` or `(queries,queries)`
     "Attention weights of one layer as a matrix"
     call = self._one_call(part, layer)
@@ -253,9 +255,9 @@ def _is_one_picture(img):
 
 @patch
 def picture(self:DetrAttention,
-    img=None # A path, an image or an array; None is the picture that is known
+    img=None # A path, an image or an array; None is the picture that the input came from
 )->Image.Image: # RGB
-    "The picture to draw on: `img`, or else the known one; raises `TypeError` for anything else"
+    "The picture to draw on: `img`, or else that of the input; raises `TypeError` for anything else"
     if img is None: return self.input.pic
     if isinstance(img, (list,tuple,L)) and len(img)==1: img = img[0]
     if isinstance(img, Tensor) and img.ndim==4 and len(img)==1: img = img[0]
@@ -267,9 +269,9 @@ def picture(self:DetrAttention,
 @patch
 def boxes_on(self:DetrAttention,
     size:tuple, # Width and height of the picture
-    boxes:Tensor=None # `(n,4)` relative to the image, 0..1; None are those of the kept queries
+    boxes:Tensor=None # `(n,4)` relative to the image, 0..1; None means those of the kept queries
 )->Tensor: # `(n,4)` as x0, y0, x1, y1 in pixels of the picture
-    "The boxes on the picture"
+    "Boxes in pixels of a picture of the given size"
     size,b = height_and_width(size=size),ifnone(boxes, self.found.boxes)
     if not isinstance(b, Tensor) or b.ndim!=2 or b.shape[1]!=4:
         what = f'a tensor {tuple(b.shape)}' if isinstance(b, Tensor) else repr(b)
@@ -281,7 +283,7 @@ def boxes_on(self:DetrAttention,
 
 @patch(as_prop=True)
 def boxes(self:DetrAttention)->Tensor: # `(n,4)` as x0, y0, x1, y1
-    "The boxes of the kept queries, in pixels of the picture (if none is known, of the image as the model sees it)"
+    "The boxes of the kept queries, in pixels of the picture (if there is none, of the image as the model sees it)"
     return self.boxes_on(self.input.pic.size)
 
 @patch

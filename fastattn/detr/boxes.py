@@ -41,12 +41,12 @@ def _above(threshold, boxes, scores, labels):
 
 def detected(
     out, # Output of a DETR: a dict with `pred_boxes` (centre, width and height, 0..1) and `logits` or `pred_logits`
-    threshold:float=.9, # A query is kept where the score of its best class is above this probability, 0..1
+    threshold:float=.9, # A query is kept if the score of its best class is above this probability, 0..1
     model=None, # See `query_scores`
     vocab=None, # See `query_scores`
     sigmoid:bool=None # See `query_scores`
 )->list: # `Detections` of every image, in the order of the queries
-    "The objects detected in every image; raises `ValueError` if `threshold` is no probability or the output not finite"
+    "The objects detected in every image; raises `ValueError` for a bad `threshold` or an output that is not finite"
     check_threshold(threshold)
     _check_finite(out)
     logits,boxes = (t.detach().as_subclass(Tensor).float() for t in (model_output(out),out['pred_boxes']))
@@ -58,7 +58,7 @@ def box_hits(
     found:Detections, # Detections in one image
     boxes:Tensor, # `(m,4)` of the objects, as x0, y0, x1, y1 in 0..1
     labels:Tensor, # `(m,)`, class indices of the objects
-    iou:float=.5 # Intersection over union that is enough for a hit
+    iou:float=.5 # Lowest intersection over union that counts as a hit
 )->list: # For each detection the index of the object that it hits, or None
     "The object that each detection hits"
     res,free = [None]*len(found),set(range(len(boxes)))
@@ -88,19 +88,28 @@ class DetectionScore(Metric):
     "Recall or precision of a DETR in a `Learner` with fastai's boxes; raises `ValueError` for options out of range"
     def __init__(self,
         kind:str='recall', # Share of objects that are found; or `'precision'`, share of detections that are right
-        threshold:float=.5, # A query counts where the score of its best class is above this probability
-        iou:float=.5 # Intersection over union that is enough for a hit
+        threshold:float=.5, # A query counts if the score of its best class is above this probability
+        iou:float=.5 # Lowest intersection over union that counts as a hit
     ):
         _check_unit(threshold=threshold, iou=iou)
         one_of(('recall','precision'), kind=kind)
         store_attr()
-    def reset(self): self.good = self.all = 0
-    def accumulate(self, learn):
+    def reset(self):
+        "Start counting from zero"
+        self.good = self.all = 0
+    def accumulate(self,
+        learn # The `Learner`, after a batch
+    ):
+        "Count the detections and objects of the batch"
         vocab = getattr(learn.dls, 'vocab', None)
         for d,(b,l) in zip(detected(learn.pred, self.threshold, learn.model, vocab), box_labels(*learn.yb)):
             self.good += sum(o is not None for o in box_hits(d, b, l, self.iou))
             self.all += len(b) if self.kind=='recall' else len(d)
     @property
-    def value(self): return self.good/self.all if self.all else None
+    def value(self): # 0..1; None if there was nothing to count
+        "The recall or precision so far"
+        return self.good/self.all if self.all else None
     @property
-    def name(self): return self.kind
+    def name(self): # A string
+        "`'recall'` or `'precision'`"
+        return self.kind

@@ -18,10 +18,10 @@ from .attention import *
 # %% ../../nbs/detr/08_maps.ipynb #0c4e67b8
 @patch
 def query_maps(self:DetrAttention,
-    queries=None, # Query indices; None are the kept ones
-    img=None, # The picture; None is the known one
+    queries=None, # Query indices; None means the kept ones
+    img=None, # The picture; None is the one that the input came from
     layer=-1, # Layer of the decoder: an index, or a glob on its name
-    head='mean' # Heads joined by `'mean'`, `'max'` or `'min'`, or one by its index
+    head='mean' # Join heads by `'mean'`, `'max'` or `'min'`, or pick one by its index
 )->Heatmap: # `(n,H,W)`, 0..1, with the predicted classes as `target`
     "Cross-attention of queries, on the picture; raises `ValueError` for a query, layer or head that does not exist"
     found,call = self.predictions(queries),self._one_call('decoder', layer)
@@ -39,11 +39,11 @@ def _relevance(self:DetrAttention, trace, logits, q, label):
 
 @patch
 def relevance(self:DetrAttention,
-    query=None, # Index of a query, or a list; None are the kept ones
+    query=None, # Index of a query, or a list of these; None means the kept ones
     label=None, # Class to explain, by index or name; None is the one that the query predicts
-    img=None # The picture; None is the known one
+    img=None # The picture; None is the one that the input came from
 )->Heatmap: # `(n,H,W)`, 0..1, with the explained classes as `target`
-    "Bi-modal relevance for the class of queries (Chefer et al. 2021, eq. 5 to 10); one more forward pass"
+    "Bi-modal relevance of queries for a class (Chefer et al. 2021, eq. 5 to 10); takes one more forward pass"
     self._calls('decoder', -1)
     found = self.predictions(query)
     qs,labels = found.keep.tolist(),found.labels.tolist()
@@ -58,9 +58,9 @@ def relevance(self:DetrAttention,
 @patch
 def cells(self:DetrAttention,
     points, # `(x,y)` in pixels of the picture, or a list of them
-    img=None # The picture; None is the known one
+    img=None # The picture; None is the one that the input came from
 )->list: # Pairs (row, column)
-    "The position of the grid in which each point lies; points outside are moved to the edge, with a warning"
+    "The grid position in which each point lies; points outside are moved to the edge, with a warning"
     self._calls('encoder', -1)
     size = self.picture(img).size
     return [self._cell(x, y, size) for x,y in as_points(points)]
@@ -80,17 +80,17 @@ def _cell(self:DetrAttention, x, y, size):
 
 # %% ../../nbs/detr/08_maps.ipynb #2f3cb5bb
 def _columns(call, head, i):
-    "Weights `(n,rows)` of what attends to the keys `i`, computed some rows at a time"
+    "Weights `(n,rows)` of what attends to the keys `i`, computed a few rows at a time"
     join = join_heads(head, call.shape[1])
     return torch.cat([join(call.rows(b))[0][:,i] for b in call.blocks()]).T
 
 @patch
 def point_maps(self:DetrAttention,
     points, # `(x,y)` in pixels of the picture, or a list of them
-    img=None, # The picture; None is the known one
-    direction:str='from', # What the point attends to; `'to'`: what attends to the point
+    img=None, # The picture; None is the one that the input came from
+    direction:str='from', # `'from'`: what the point attends to; `'to'`: what attends to the point
     layer=-1, # Layer of the encoder: an index, or a glob on its name
-    head='mean' # Heads joined by `'mean'`, `'max'` or `'min'`, or one by its index
+    head='mean' # Join heads by `'mean'`, `'max'` or `'min'`, or pick one by its index
 )->Heatmap: # `(n,H,W)`, 0..1, with the points as `target`
     "Self-attention of the encoder at some points, on the picture"
     one_of(('from','to'), direction=direction)

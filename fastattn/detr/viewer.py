@@ -119,7 +119,7 @@ _body = """
 """
 
 def _page():
-    "The page, with `__DATA__` for the data"
+    "The page, with `__DATA__` in place of the data"
     script = f"{_functions}if(typeof document!=='undefined'){{{_drawing}{_clicking}}}"
     head = f'<meta charset="utf-8"><meta name="generator" content="{generator}"><style>{_style}</style>'
     page = f'<!doctype html>{head}{_body}<script>\n{script}\n</script>'
@@ -150,8 +150,8 @@ class ClickThrough:
         self.data['box'] = _packed_maps(decoder)
 
     @property
-    def html(self)->str:
-        "The page; names cannot end the script, whatever they contain"
+    def html(self)->str: # A whole HTML document
+        "The page; names cannot end its script, whatever they contain"
         return _page().replace('__DATA__', json.dumps(self.data).replace('<', '\\u003c'))
 
     def _repr_html_(self):
@@ -162,7 +162,7 @@ class ClickThrough:
     def save(self,
         path, # Name of an HTML file
         overwrite:bool=False # Replace a file that exists?
-    )->Path:
+    )->Path: # The file
         "Write the page to a file; raises `FileExistsError`, or `IsADirectoryError` for a folder"
         if Path(path).is_dir():
             raise IsADirectoryError(f"{str(path)!r} is a folder; "

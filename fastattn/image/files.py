@@ -18,19 +18,19 @@ _all_ = ['part_prefix','generator','regular_file','parse_json','json_in','read_h
 
 # %% ../../nbs/image/01_files.ipynb #892a3ada
 def _began(pid):
-    "When a process of this computer began, as Linux counts it; '' elsewhere, or where there is none"
+    "When a process on this computer began, as Linux counts it; '' on other systems, or if there is no such process"
     try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]
     except (OSError,IndexError): return ''
 
 def _computer(): return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 def _temporary(path):
-    "A name that nobody else has, for what `path` will be; it keeps the suffix"
+    "A unique temporary name in the folder of `path`, with the same suffix"
     pid = os.getpid()
     who = '-'.join([_computer(), str(pid), _began(pid) or '0', secrets.token_hex(6)])
     return path.with_name(f'{part_prefix}{who}{path.suffix if len(os.fsencode(path.suffix))<20 else ""}')
 
-_days = 2 # what has another computer's name, or none, counts as left over after that time
+_days = 2 # a temporary file with another computer's name, or none, counts as left over after this time
 
 def _is_left_over(f):
     "Has the process that was writing the temporary `f` ended?"
@@ -38,14 +38,14 @@ def _is_left_over(f):
     if m is None or m[1]!=_computer() or os.name=='nt': return time.time()-f.lstat().st_mtime>_days*86400
     try: os.kill(int(m[2]), 0)
     except (ProcessLookupError,OverflowError): return True
-    except PermissionError: pass # it lives, and is somebody else's
+    except PermissionError: pass # it is running, under another user
     return m[3]!='0' and _began(m[2])!=m[3]
 
 # %% ../../nbs/image/01_files.ipynb #f2009d18
 def made_folder(
     path # A folder
-)->Path:
-    "`path`, made if need be; raises `NotADirectoryError` where it cannot be made because of a file in its way"
+)->Path: # `path`
+    "Create a folder if it is missing; raises `NotADirectoryError` if a file is in its way"
     path = Path(path)
     try: path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError,NotADirectoryError):
@@ -60,12 +60,12 @@ def _on_disk(f):
 @contextmanager
 def whole_files(
     *fns, # Paths of the files to write; their folders are created if needed
-    durable:bool=True # Wait until all is on the disk? A power failure may otherwise leave a file half written
+    durable:bool=True # Wait until all is on the disk? Otherwise a power failure may leave a file half written
 ): # Yields the temporary `Path`s to write to
     """Paths to write to, renamed to `fns` when the block ends; if the block fails, nothing is left behind
 
-    None is renamed before all are on disk. A symbolic link that has such a name is replaced, and what it points to is
-    left alone."""
+    No file is renamed before all are written. If one of `fns` is a symbolic link, the link is replaced, and what it
+    points to is left alone."""
     fns = [Path(f) for f in fns]
     for f in fns: made_folder(f.parent)
     tmps = [_temporary(f) for f in fns]
@@ -80,7 +80,7 @@ def whole_files(
         for t in tmps: t.unlink(missing_ok=True)
 
 def _begin(tmp):
-    "Create a file, and return its permissions; only a new one will do, so that a link put there is not followed"
+    "Create a file and return its permissions; fails if it exists, so that a link put there is not followed"
     fd = os.open(tmp, os.O_CREAT|os.O_EXCL|os.O_WRONLY, 0o666)
     try: return stat.S_IMODE(os.fstat(fd).st_mode)
     finally: os.close(fd)
@@ -111,7 +111,7 @@ def _swap(new, path):
         os.replace(old, new)
 
 def _fill(new, path):
-    "Move the files of `new` into the folder `path` one by one; `summary.json`, which claims the folder, comes last"
+    "Move the files of `new` into the folder `path` one by one; `summary.json`, which marks the folder, comes last"
     for f in sorted(new.iterdir(), key=lambda f: f.name=='summary.json'): os.replace(f, path/f.name)
 
 def _removed(f):
@@ -121,12 +121,12 @@ def _removed(f):
 
 @contextmanager
 def whole_folder(
-    path, # Path of the folder to write; the folder around it is created if needed
+    path, # Path of the folder to write; its parent folder is created if needed
     existing:str='replace' # If `path` exists: `'replace'` it, `'fill'` it file by file, or `'keep'` it
 ): # Yields the temporary `Path` of a folder to write in
     """A folder to write in, renamed to `path` when the block ends; if the block fails, nothing is left behind
 
-    Whoever calls it has found out that `path` may be replaced: `refuse_overwrite`."""
+    It does not check that `path` may be replaced: call `refuse_overwrite` first."""
     one_of(('replace','fill','keep'), existing=existing)
     path = Path(path)
     made_folder(path.parent)
@@ -149,7 +149,7 @@ def whole_folder(
 lock_file = f'{part_prefix}lock' # see `only_one`
 
 def sweep(
-    out # A folder; those inside it are left alone
+    out # A folder; the folders inside it are not searched
 ):
     "Remove what killed processes have left in `out`: the temporaries of `whole_file` and `whole_folder`"
     for f in Path(out).glob(f'{part_prefix}*'):
@@ -159,7 +159,7 @@ def sweep(
 
 # %% ../../nbs/image/01_files.ipynb #7b47220a
 def _lock(fd):
-    "Lock an open file; `OSError` where another process has done so"
+    "Lock an open file; `OSError` if another process has locked it"
     try: import fcntl
     except ImportError:
         import msvcrt
@@ -167,7 +167,7 @@ def _lock(fd):
     fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
 
 def _locked_file(fn):
-    "Open and lock the file `fn`, made if need be; None where another process has locked it"
+    "Open and lock the file `fn`, created if needed; None if another process has locked it"
     while True:
         fd = os.open(fn, os.O_CREAT|os.O_RDWR|getattr(os, 'O_NOFOLLOW', 0), 0o666)
         try:
@@ -181,12 +181,12 @@ def _locked_file(fn):
 
 @contextmanager
 def only_one(
-    out, # Folder to write into; made if need be
-    flag:str # The flag with which another one is chosen, for the message
+    out, # Folder to write into; created if needed
+    flag:str # The command's flag that chooses another folder, for the error message
 ): # Yields the folder
-    """Inside the block no other process that asks so writes into `out`; raises `BlockingIOError` where one does
+    """Keep other processes that call it too out of `out` during the block; raises `BlockingIOError` if one is there
 
-    What killed processes have left is swept. Folders that were made, and are empty at the end, are removed."""
+    What killed processes left is removed. Folders that were created for it and are empty at the end are removed."""
     out = Path(out)
     made = [d for d in (out,*out.parents) if not d.exists()]
     made_folder(out)
@@ -207,9 +207,9 @@ def only_one(
 
 # %% ../../nbs/image/01_files.ipynb #4136b6f7
 def output_path(
-    path # What the user has named
-)->Path:
-    "A path to write to; raises `TypeError` for what is none, and `OSError` for a name that the file system refuses"
+    path # What the user gave as a path
+)->Path: # `path` as a `Path`
+    "Check a path to write to; raises `TypeError` if it is none, and `OSError` if the file system refuses the name"
     if not isinstance(path, (str,os.PathLike)) or not str(path).strip():
         raise TypeError(f"A file or folder to write is named by a string or a path, not by {path!r}.")
     try: os.lstat(path)
@@ -221,7 +221,7 @@ def output_path(
 def refuse_others(
     path # A file or folder
 )->Path: # `path`
-    "Check that this library made what is at `path`, if anything is; raises `FileExistsError` where another program did"
+    "Check that this library made what is at `path`, if anything is; raises `FileExistsError` if another program did"
     path = output_path(path)
     if not os.path.lexists(path) or is_ours(path): return path
     what = 'folder' if path.is_dir() else 'file'
@@ -234,8 +234,8 @@ def refuse_overwrite(
 )->Path: # `path`
     """Check that `path` may be written
 
-    Raises `FileExistsError` where it exists, and `overwrite` is False or another program made it; `TypeError` or
-    `OSError` where it is no name for a file."""
+    Raises `FileExistsError` if it exists and `overwrite` is False, or if another program made it, and `TypeError` or
+    `OSError` if it is not a valid file name."""
     path = output_path(path)
     check_flag(overwrite=overwrite)
     if os.path.lexists(path) and not overwrite:
@@ -244,9 +244,9 @@ def refuse_overwrite(
 
 # %% ../../nbs/image/01_files.ipynb #468a57c2
 def maker(
-    fn # A JSON file that a command has left
+    fn # A JSON file that a command wrote
 )->str: # Name of the command; None if the file is missing or names none
-    "The command that made the folder of `fn`"
+    "The name of the command that made the folder of `fn`"
     try: return json_in(fn, '').get('made_by')
     except (OSError,ValueError,AttributeError): return None
 
@@ -254,7 +254,7 @@ def claim_folder(
     out, # Folder to write into
     made_by:str # Name of the command
 )->Path: # `out`
-    "Check that a command may write into `out`; raises `FileExistsError` where it is a file, or another's folder"
+    "Check that a command may write into `out`; raises `FileExistsError` if it is a file or another's folder"
     out = output_path(out)
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
@@ -271,7 +271,7 @@ def write_gif(
     fps:float=5, # Frames per second, above 0; the last frame stays for two seconds
     overwrite:bool=False # Replace an animation that this library made?
 )->Path: # `path`
-    "Write an endless GIF; raises `FileExistsError` as `refuse_overwrite` does, and `ValueError` for a bad `fps`"
+    "Write a looping GIF; raises `FileExistsError` as `refuse_overwrite` does, and `ValueError` for a bad `fps`"
     path = refuse_overwrite(path, overwrite)
     if not is_number(fps) or not 0<fps<=1000:
         raise ValueError(f"`fps`, the frames shown per second, must be above 0; it is {fps!r}.")
@@ -290,14 +290,14 @@ _file_errors = {
     errno.ENAMETOOLONG: "The name{where} is too long for this file system; rename the picture."}
 
 def _errno(e):
-    "The operating system's number of an error, or None; safetensors gives it only in its message"
+    "The operating system's error number, or None; safetensors gives it only in its message"
     if (code := getattr(e, 'errno', None)) or type(e).__name__!='SafetensorError': return code
     return next((int(o) for o in re.findall(r'os error (\d+)', str(e))), None)
 
 def sentence(
     e:Exception # What was raised
-)->str: # None where the exception is a bug and no mistake of the user
-    "What went wrong and how to mend it, in one sentence"
+)->str: # None if the exception is a bug rather than a mistake of the user
+    "What went wrong and how to fix it, in one sentence"
     if type(e).__name__=='OutOfMemoryError' or isinstance(e, MemoryError):
         return "There is too little memory; choose a smaller --batch-size or --img-size."
     code = _errno(e)

@@ -18,7 +18,7 @@ import functools,io,itertools,weakref
 def as_cmap(
     name, # A name that matplotlib knows, or a colour map; None is matplotlib's default
 ): # A matplotlib colour map
-    "A colour map by name; an unknown name raises `ValueError` with the close names, another thing `TypeError`"
+    "A colour map by name; an unknown name raises `ValueError` with close names, anything else `TypeError`"
     if isinstance(name, Colormap): return name
     if name is not None and not isinstance(name, str):
         raise TypeError(f"`cmap` is the name of a colour map, a colour map, or None; it is {name!r}.")
@@ -31,8 +31,8 @@ def as_cmap(
 def check_drawing(
     alpha:float=.6, # Opacity of a map, 0..1
     cmap=None, # A name that matplotlib knows, or a colour map
-    clip:float=100, # Percentile, above 0 and at most 100
-    blur:float=0 # Radius, at least 0
+    clip:float=100, # Percentile of the map that gets the full colour, above 0 and at most 100
+    blur:float=0 # Radius of the blur in pixels, at least 0
 ):
     "Check options of `Heatmap.overlay` before anything is computed; raises `ValueError`, or `TypeError` for `cmap`"
     check_range(0, 1, alpha=alpha)
@@ -43,7 +43,7 @@ def check_drawing(
 def check_axes(
     ctx # Axes to draw on; None makes a figure
 ):
-    "Check that `ctx` is one axes of matplotlib, or None; raises `TypeError`"
+    "Check that `ctx` is one matplotlib axes, or None; raises `TypeError`"
     if ctx is not None and not isinstance(ctx, plt.Axes):
         raise TypeError(f"`ctx` is one axes of matplotlib, or None; it is {ctx!r}.")
 
@@ -56,17 +56,17 @@ palette = list(okabe_ito.values())
 def colour_of(
     i:int # Number of a line, a group or a point, from 0
 )->str: # A hex colour
-    "The colour of the `i`-th of several things; after eight they repeat"
+    "The colour of the `i`-th line, group or point; colours repeat after eight"
     return palette[i%len(palette)]
 
 # %% ../../nbs/image/02_plotting.ipynb #77f231fa
 def as_rgb(
     a, # `(h,w)`, an array or a tensor
-    top:float=None, # The value drawn in full colour; None is the largest absolute value
+    top:float=None, # The value at the end of the colour map; None takes the largest absolute value
     signed:bool=False, # Diverging colours, with zero in the middle?
-    cmap=None # Colour map; None is `magma`, or `RdBu_r` where signed
+    cmap=None # Colour map; None is `magma`, or `RdBu_r` if signed
 )->ndarray: # `(h,w,3)`, bytes
-    "A picture of numbers: 0 to `top`, or -`top` to `top` where signed, in the colours of a colour map"
+    "Numbers in the colours of a colour map, from 0 to `top`, or from -`top` to `top` if signed"
     a = (to_np(a) if isinstance(a, Tensor) else np.asarray(a)).astype(float)
     a = a/max(ifnone(top, abs(a).max()), 1e-12)
     if signed: a = (a+1)/2
@@ -92,9 +92,9 @@ def _font_files(bold):
 
 def text_runs(
     s:str, # A text in any language
-    bold:bool=False
-)->list: # Pairs: the file of the font that has the letters, and the letters
-    "A text, cut where another font is needed; what no font has is drawn as the first font draws it"
+    bold:bool=False # In bold fonts?
+)->list: # Pairs of a font's file and the letters to draw with it
+    "Cut a text where another font is needed; letters that no font has are left to the first font"
     fonts = _font_files(bold)
     def _file(c): return next((f for f,has in fonts if ord(c) in has), fonts[0][0])
     s = ''.join(c if c.isprintable() else ' ' for c in s)
@@ -102,8 +102,8 @@ def text_runs(
 
 def undrawable(
     texts # Strings, such as the names of classes
-)->str: # '' where all can be drawn
-    "A sentence about the letters of some texts that no font of this machine has"
+)->str: # '' if all can be drawn
+    "A warning about the letters in `texts` that no font on this machine has"
     has = set().union(*[o for _,o in _font_files(False)])
     lacks = dict.fromkeys(c for s in texts for c in s if c.isprintable() and ord(c) not in has)
     if not lacks: return ''
@@ -116,7 +116,7 @@ def undrawable(
 def plain_text():
     "Draw text literally, in the letters of any language, without formulas or warnings about missing glyphs"
     ours = {'text.parse_math':False, 'font.family':text_fonts()}
-    # only these two are restored: a notebook's backend that is loaded meanwhile sets others, which must stay
+    # restore only these two: a notebook backend that is loaded meanwhile sets others, which must stay
     theirs = {k:plt.rcParams[k] for k in ours}
     plt.rcParams.update(ours)
     try:
@@ -132,10 +132,10 @@ def _short(s, chars):
     return s if len(s)<=chars else s[:max(1, chars//2)]+'…'+s[len(s)-max(1, chars-chars//2-1):]
 
 # %% ../../nbs/image/02_plotting.ipynb #7b6cc0e5
-_last = None # the figure that a script made last, as a weak reference
+_last = None # weak reference to the last figure that a script made
 
 def _show_once(fig):
-    "Show a figure as the value of a cell, and close it: at the end of the cell a notebook shows what is open"
+    "Show a figure as the value of a cell and close it, since a notebook also shows figures that are still open"
     from IPython.display import display
     del fig._ipython_display_
     display(fig)
@@ -144,7 +144,7 @@ def _show_once(fig):
 def finished(
     fig # A matplotlib figure
 ): # `fig`
-    "Leave a figure to pyplot and return it, such that a notebook shows it once and a script keeps one figure open"
+    "Leave a figure to pyplot and return it, so that a notebook shows it once and a script keeps one figure open"
     global _last
     backend = plt.get_backend().lower()
     if 'inline' in backend: fig._ipython_display_ = partial(_show_once, fig)
@@ -154,14 +154,14 @@ def finished(
     return fig
 
 class Shown:
-    "Mixin: at the end of a notebook cell the object is shown as the figure that its method `plot` returns"
+    "Mixin: at the end of a notebook cell the object is shown as the figure that its `plot` method returns"
     def _repr_png_(self):
         return png_of(self.plot(), close=True)
 
 def png_of(
     fig, # A matplotlib figure
     close:bool=False # Close it afterwards?
-)->bytes:
+)->bytes: # Contents of a PNG file
     "A figure as PNG"
     b = io.BytesIO()
     fig.savefig(b, format='png', dpi=plt.rcParams['figure.dpi'])
@@ -170,7 +170,7 @@ def png_of(
 
 # %% ../../nbs/image/02_plotting.ipynb #b5499b31
 def _columns(n):
-    "Columns for `n` pictures, such that the last row is not nearly empty"
+    "Number of columns for `n` pictures, chosen so that the last row is not nearly empty"
     rows = math.ceil(n/math.ceil(max((n*1.8)**.5, min(n, 6))))
     return math.ceil(n/rows)
 
@@ -190,7 +190,7 @@ class _Layout:
         self.height = math.ceil(len(shapes)/self.cols)*(self.high+self.gap+self.line)+self.gap+self.top
 
     def box(self, i, h, w):
-        "Left, top, width and height of the `i`-th picture, of `h` by `w` pixels, in the middle of its cell"
+        "Left, top, width and height of the `i`-th picture, of `h` by `w` pixels, centred in its cell"
         scale,row,col = min(self.side/w, self.high/h),i//self.cols,i%self.cols
         x = self.gap+col*(self.side+self.gap)+(self.side-w*scale)/2
         y = self.top+self.gap+row*(self.high+self.gap+self.line)+self.line+(self.high-h*scale)/2
@@ -202,13 +202,13 @@ class _Layout:
 # %% ../../nbs/image/02_plotting.ipynb #8b39e88e
 def mosaic(
     pics, # PIL images, or arrays `(h,w,3)` of bytes
-    titles=None, # One above each picture
-    cols:int=None, # Pictures in a row; None makes the figure wider than high
-    side:float=1.3, # Width of each picture in inches, reduced where the figure would be wider than 12 inches
+    titles=None, # One title for each picture, drawn above it
+    cols:int=None, # Pictures in a row; None makes the figure wider than it is high
+    side:float=1.3, # Width of each picture in inches, reduced if the figure would be wider than 12 inches
     head:str='', # Title of the figure
-    edges=None # For each picture the colour of its frame, or None
-)->plt.Figure:
-    "A figure of pictures in rows; raises `ValueError` where there are none, or for sizes that no figure has"
+    edges=None # Colour of each picture's frame; None for no frame
+)->plt.Figure: # As `finished` returns it
+    "A figure of pictures in rows; raises `ValueError` if there are none, or if `cols` or `side` is not valid"
     if not len(pics): raise ValueError("There is no picture to show.")
     if cols is not None: at_least(1, cols=cols)
     check_inches(side=side)
