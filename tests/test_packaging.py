@@ -44,6 +44,20 @@ def test_metadata_agree():
     assert fastattn.__version__ == cfg['version']
     assert f"[{cfg['version']}]" in read('CHANGELOG.md')
 
+def test_citation():
+    "What others cite agrees with `settings.ini`, and has no date that would go stale"
+    cff = yaml.safe_load(read('CITATION.cff'))
+    assert cff['cff-version']=='1.2.0' and cff['type']=='software' and cff['message'].endswith('.')
+    assert (cff['title'],cff['version'],cff['abstract']) == (cfg['lib_name'],cfg['version'],cfg['description'])
+    assert cff['authors'] == [{'name':cfg['author']}] and cff['repository-code'] == cfg['git_url']
+    assert cff['license'] == {'apache2':'Apache-2.0'}[cfg['license']] and 'date-released' not in cff
+
+def test_source_distribution_has_its_files():
+    "All that `MANIFEST.in` names is there, among it what `setup.py` and readers need"
+    named = re.search(r'^include (.*)$', read('MANIFEST.in'), re.M)[1].split()
+    assert all((root/f).is_file() for f in named)
+    assert {'settings.ini','LICENSE','README.md','CHANGELOG.md','CITATION.cff'} <= set(named)
+
 def test_requirements_are_lower_bounds():
     reqs = cfg['requirements'].split()
     assert {re.split('[<>=!~]', r)[0] for r in reqs} == {'fastai', 'torch', 'timm', 'matplotlib', 'numpy', 'pillow'}

@@ -17,7 +17,11 @@ import argparse,difflib,functools,os,shlex,sys,warnings
 # %% ../../nbs/cli/07_commands.ipynb #9009b3dc
 class OnOff(argparse.BooleanOptionalAction):
     "The flags `--flag` and `--no-flag`"
-    def __init__(self, option_strings, dest, default=None, required=False, help=None, **kwargs):
+    def __init__(self,
+        option_strings, dest, # From argparse
+        default=None, required=False, help=None, # As for any argument
+        **kwargs # What `call_parse` adds, and argparse does not take here
+    ):
         super().__init__(option_strings, dest, default=default, required=required, help=help)
 
 def as_flags(
