@@ -15,7 +15,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     sub = p.add_subparsers(dest='cmd', required=True)
     sub.add_parser('execute', help='run notebooks and store their outputs').add_argument('nbs', nargs='+', type=Path)
-    fresh = sub.add_parser('fresh', help='run every notebook: do the stored numbers, texts and pictures agree with the code?')
+    fresh = sub.add_parser('fresh', help='run notebooks: do stored numbers, texts and pictures agree with the code?')
     fresh.add_argument('nbs', nargs='*', type=Path, help='these alone')
     fresh.add_argument('--store', action='store_true', help='store the new outputs of those that do not agree')
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')

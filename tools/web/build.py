@@ -3,7 +3,7 @@ import contextlib, io, json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 from . import check, measured, reference, sections
 from .links import page_of
-from .notebook import doc_of, page_from
+from .notebook import as_notebook, doc_of, page_from
 from .settings import cfg, root
 
 here = Path(__file__).parent
@@ -25,42 +25,41 @@ def _write(to, what):
     if isinstance(what, bytes): to.write_bytes(what)
     else: to.write_text(what if isinstance(what, str) else json.dumps(what), encoding='utf-8')
 
-def _notebook(cells):
-    return dict(cells=cells, metadata=dict(language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
-
 def _fail(lines, what):
-    if lines: raise Stopped('\n'.join([what, *lines[:40], *([f'... and {len(lines)-40} more'] if len(lines)>40 else [])]))
+    more = [f'... and {len(lines)-40} more'] if len(lines)>40 else []
+    if lines: raise Stopped('\n'.join([what, *lines[:40], *more]))
 
 def made_pages(
     proc:Path # From `processed`
 )->dict: # `{path: text, notebook or bytes}`
     "All sources of the site; raises `Stopped`, and names it, where a notebook cannot be shown"
     told = [nb for s,nbs in sections.sidebar() for nb in nbs]
-    # what a reader sees first gives the examples of the reference
-    first = {nb:i for i,nb in enumerate(n for s in ('Get started','How to','Tutorials') for n in sections.notebooks_of(s))}
+    # gives the examples of the reference
+    shown_first = [nb for s in ('Get started','How to','Tutorials') for nb in sections.notebooks_of(s)]
     pages = {page_of(nb):'.ipynb' for nb in told} | {f'reference/{n}':'.ipynb' for n in reference.public_names()}
-    pages |= {p:'.md' for p in ('reference/index','reference/methods','tutorials/index','howto/index','inside/index','index')}
+    pages |= dict.fromkeys((
+        *(f'{d}/index' for d in ('reference','tutorials','howto','inside')),'reference/methods','index'), '.md')
     tables = measured.pages(root)
     pages |= {p.removesuffix('.md'):'.md' for p in tables}
-    names = {n:f'reference/{n}'+pages[f'reference/{n}'] for n in reference.public_names()}
     made,titles,docs,lacks = {},{},[],[]
     for nb in told:
         page = page_of(nb)
         cells = _cells(proc/nb)
-        made[page],titles[page],lack = page_from(cells, nb, pages, names)
+        made[page],titles[page],lack = page_from(cells, nb, pages)
         docs += [(page, md) for c in cells if (md := doc_of(c)) is not None]
         lacks += [f'nbs/{nb}: {o}' for o in lack]
     _fail(lacks, 'Nothing is said about these parameters:')
-    order = sorted(told, key=lambda nb: first.get(nb, len(first)))
+    order = [*shown_first, *[nb for nb in told if nb not in shown_first]]
     examples = reference.find_examples([(page_of(nb), titles[page_of(nb)], made[page_of(nb)]) for nb in order])
     docs,pictures = reference.documented_in(docs),{}
     res = {p+'.ipynb':nb for p,nb in made.items()}
     for n in reference.public_names():
-        res[f'reference/{n}.ipynb'] = _notebook(reference.reference_page(n, docs, examples, pages))
+        res[f'reference/{n}.ipynb'] = as_notebook(reference.reference_page(n, docs, examples, pages))
     res['reference/index.md'] = reference.reference_index(docs, pages)
     res['reference/methods.md'] = reference.methods_page(pages)
     for title,section,folder in (('Tutorials','Tutorials','tutorials'), ('How to','How to','howto')):
-        res[f'{folder}/index.md'] = sections.cards_page(title, _intro[folder], sections.notebooks_of(section), made, pictures)
+        nbs = sections.notebooks_of(section)
+        res[f'{folder}/index.md'] = sections.cards_page(title, _intro[folder], nbs, made, pictures)
     cards = sections.cards_of(made['tutorials/gallery'])
     res['index.md'] = sections.landing(cards, cfg['description']+'.', pictures)
     res['inside/index.md'] = sections.inside_index((here/'inside.md').read_text(encoding='utf-8'), made)
@@ -72,7 +71,8 @@ _intro = dict(tutorials='Longer stories, each on a network that is trained on th
 
 def _sphinx(src, out, warnings):
     "Run Sphinx in a process of its own; what it warns about is in the file `warnings`"
-    cmd = [sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-j', 'auto', '-c', str(src), '-w', str(warnings), str(src), str(out)]
+    options = ['-q', '-b', 'html', '-j', 'auto', '-c', src, '-w', warnings]
+    cmd = [sys.executable, '-m', 'sphinx', *map(str, [*options, src, out])]
     r = subprocess.run(cmd, capture_output=True, text=True)
     lines = [l for l in warnings.read_text(encoding='utf-8').splitlines() if l.strip()] if warnings.exists() else []
     if r.returncode and not lines: raise Stopped(f'Sphinx has failed: {r.stderr.strip()[-800:]}')
@@ -97,6 +97,7 @@ def build(
         os.environ['PYTHONPATH'] = os.pathsep.join([str(here.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
         _fail(_sphinx(src, html, Path(t)/'warnings'), 'Sphinx warns:')
         shutil.rmtree(html/'.doctrees', ignore_errors=True)
+        for f in (html/'_static').rglob('*.html'): f.unlink() # templates of the theme
         _fail(check.faults_of(html), 'The site has faults:')
         (html/'.nojekyll').touch()
         if out.exists(): shutil.rmtree(out)

@@ -13,7 +13,8 @@ class _Page(HTMLParser):
         self.ids |= {a[k] for k in ('id','name') if a.get(k)}
         if tag=='a' and a.get('href'): self.links.append(a['href'])
         if tag=='link' and a.get('href'):
-            (self.loads if set((a.get('rel') or '').split()) & {'stylesheet','preload','icon','prefetch'} else self.links).append(a['href'])
+            loaded = {'stylesheet','preload','icon','prefetch'} & set((a.get('rel') or '').split())
+            (self.loads if loaded else self.links).append(a['href'])
         if tag in ('img','script','source','iframe','video','audio') and a.get('src'): self.loads.append(a['src'])
         if tag=='object' and a.get('data'): self.loads.append(a['data'])
 
@@ -33,14 +34,16 @@ def faults_of(
         for url in p.loads:
             if url.startswith('data:'): continue
             if _is_elsewhere(url): res.append(f'{name} loads {url[:80]} from another host.')
-            elif not _target(site, name, url).exists(): res.append(f'{name} shows or loads {url!r}, which is not there.')
+            elif not _target(site, name, url).exists():
+                res.append(f'{name} shows or loads {url!r}, which is not there.')
         for url in p.links:
             if _is_elsewhere(url) or urlsplit(url).scheme or url.startswith('#') and url=='#': continue
             to = _target(site, name, url)
             key = to.relative_to(site.resolve()).as_posix() if to.is_relative_to(site.resolve()) else None
             anchor = unquote(urlsplit(url).fragment)
             if key is None or not to.exists(): res.append(f'{name} links to {url!r}, which is not there.')
-            elif anchor and key in pages and anchor not in pages[key].ids: res.append(f'{name} links to {url!r}: no such place on that page.')
+            elif anchor and key in pages and anchor not in pages[key].ids:
+                res.append(f'{name} links to {url!r}: no such place on that page.')
     return res
 
 def _target(site, name, url):

@@ -31,7 +31,8 @@ def pictures_differ(
     import numpy as np
     from PIL import Image
     a,b = (np.asarray(Image.open(io.BytesIO(base64.b64decode(o))).convert('RGB'), float) for o in (old,new))
-    if max(abs(i-j) for i,j in zip(a.shape, b.shape))>9: return f'a picture of {a.shape[1]}x{a.shape[0]} pixels is now {b.shape[1]}x{b.shape[0]}'
+    if max(abs(i-j) for i,j in zip(a.shape, b.shape))>9:
+        return f'a picture of {a.shape[1]}x{a.shape[0]} pixels is now {b.shape[1]}x{b.shape[0]}'
     h,w = (min(i,j)//_block for i,j in zip(a.shape[:2], b.shape[:2]))
     d = abs(a-b)[:h*_block,:w*_block].mean(-1).reshape(h,_block,w,_block).mean((1,3))
     if d.max()<=_most: return ''
@@ -78,4 +79,5 @@ def fresh(
         bad += bool(found)
         print(f"{i+1}/{len(paths)} {p.relative_to(root)}: {'; '.join(found) or 'agrees'}", flush=True)
         if found and save: store(new, p)
-    if bad and not save: return f'{bad} notebooks do not agree with their code: run `python tools/docs.py fresh --store`.'
+    if bad and not save:
+        return f'{bad} notebooks do not agree with their code: run `python tools/docs.py fresh --store`.'

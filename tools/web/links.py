@@ -15,7 +15,7 @@ def page_of(
 
 _fence = re.compile(r'(^```.*?^```)', re.M|re.S)
 _link = re.compile(r'(?<!\\)(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^()\s]+)\)')
-_name = re.compile(r'(?<![\[\w`])`([A-Za-z_]\w*)(\(\))?`(?!`|\]\()')
+_from_nbdev = re.compile(r'\]\(/(?P<page>[\w/]+)\.html#(?P<anchor>[^)]*)\)')
 
 def relink(
     text:str, # Markdown of a notebook
@@ -25,7 +25,7 @@ def relink(
     "Links that work on the site; raises `BrokenLink` for one that leads nowhere"
     def _to(m):
         label,url = m[1],m[2]
-        if re.match(r'[a-z]+:|#|/', url): return m[0]
+        if re.match(r'[a-z]+:|#|/', url): return m[0] # `relink_names` takes those that begin with a slash
         path,_,anchor = url.partition('#')
         at = normpath(PurePosixPath(nb).parent/path)
         page = page_of(at) if at.endswith('.ipynb') else at.removesuffix('.md')
@@ -38,17 +38,16 @@ def relink(
         raise BrokenLink(f"nbs/{nb} links to {url!r}, which is not there.")
     return ''.join(o if o.startswith('```') else _link.sub(_to, o) for o in _fence.split(text))
 
-def link_names(
-    text:str, # Markdown
-    page:str, # The page it is on
-    names:dict # `{public name: its page, with suffix}`
+def relink_names(
+    text:str, # Markdown in which nbdev has linked names in backticks
+    page:str, # The page it is for
+    pages:dict # `{page: suffix}`
 )->str:
-    "The first mention of each public name in a text leads to its reference"
-    seen = {n for n,p in names.items() if p.rpartition('.')[0]==page}
+    "Links of names lead to the reference, and of names that have no page there to their module"
+    public = {p.split('/')[1].lower():p for p in pages if p.startswith('reference/')}
     def _to(m):
-        n = m[1]
-        if n not in names or n in seen: return m[0]
-        seen.add(n)
-        return f'[{m[0]}]({relpath(names[n], str(PurePosixPath(page).parent))})'
-    def _line(l): return l if l.lstrip().startswith('#') or re.search(r'\[[^\]]*`[^\]]*\]\(', l) else _name.sub(_to, l)
-    return ''.join(b if b.startswith('```') else '\n'.join(map(_line, b.split('\n'))) for b in _fence.split(text))
+        to,anchor = public.get(m['anchor'].split('.')[0]),''
+        if to is None: to,anchor = m['page'],'#'+m['anchor'].replace('.', '')
+        if to not in pages: raise BrokenLink(f"{page} links to {m[0][2:-1]!r}, which is not there.")
+        return f"]({relpath(to, str(PurePosixPath(page).parent))}{pages[to]}{anchor})"
+    return _from_nbdev.sub(_to, text)

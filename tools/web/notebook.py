@@ -1,10 +1,9 @@
 "A page from a notebook that nbdev has processed"
 import ast, re, yaml
-from pathlib import PurePosixPath
-from posixpath import relpath
-from .links import link_names, page_of, relink
+from .links import page_of, relink, relink_names
 from .settings import colab
 from .shown import parsed, shown
+from .signature import as_table
 from .source import fields_at, folded, undocumented
 
 class Unfit(ValueError): "A notebook that cannot be shown as it is"
@@ -35,7 +34,6 @@ def _location(md):
     return (at['path'],int(at['line'])) if at else None
 
 _signature = re.compile(r'^```python\n.*?^```', re.M|re.S)
-_site_link = re.compile(r'\]\(/(?P<page>[\w/]+)\.html#[^)]*\)')
 
 def documentation(
     md:str, # From `show_doc`
@@ -48,8 +46,7 @@ def documentation(
     m = _shown_doc.search(_source_link.sub('', md).replace('---\n', '', 1))
     name,rest = m['name'].replace('\\_', '_').strip(),m['rest'].strip()
     if fields := at and fields_at(*at): rest = _signature.sub(lambda _: f'```python\n{fields}\n```', rest, 1)
-    def _to(o): return f"]({relpath(o['page'], str(PurePosixPath(page).parent))}{pages[o['page']]})"
-    rest = _site_link.sub(lambda o: _to(o) if o['page'] in pages else o[0], rest)
+    rest = relink_names(as_table(rest), page, pages)
     return f"{'#'*level} {name}\n\n{rest}\n\n{folded(*at) if at else ''}".rstrip()
 
 def _silent(md):
@@ -70,20 +67,28 @@ def doc_of(
     for o in cell.get('outputs', []):
         if 'text/markdown' in o.get('data', {}): return _joined(o['data']['text/markdown'])
 
+def as_notebook(
+    cells # Of a page
+)->dict:
+    "A notebook that holds some cells"
+    return dict(cells=cells, metadata=dict(language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
+
 ## Cells
 
 def _check_outputs(cell, nb):
     "Raise `Unfit` where what is stored is an error, or where something is to be seen and nothing is stored"
     src = text_of(cell)
     for o in cell.get('outputs', []):
-        if o['output_type']=='error': raise Unfit(f"nbs/{nb}: the cell `{src[:60]}` has stored the error {o.get('ename')}.")
+        if o['output_type']=='error':
+            raise Unfit(f"nbs/{nb}: the cell `{src[:60]}` has stored the error {o.get('ename')}.")
     body = parsed(src)
     last = body[-1] if body else None
     if cell.get('outputs') or not isinstance(last, ast.Expr) or flags_of(src).get('eval')=='false': return
     if src.rstrip().endswith(';') and 'plot_' not in src: return
     v = last.value
     named = isinstance(v, ast.Call) and (getattr(v.func, 'id', None) or getattr(v.func, 'attr', ''))
-    if isinstance(v, (ast.Name,ast.Subscript,ast.Tuple,ast.BinOp)) or named and re.match(r'plot_|print$|show$|explain$', named):
+    value = isinstance(v, (ast.Name,ast.Subscript,ast.Tuple,ast.BinOp))
+    if value or named and re.match(r'plot_|print$|show$|explain$', named):
         raise Unfit(f"nbs/{nb}: the cell `{src.splitlines()[-1][:60]}` has no stored output; "
                     f"run `python tools/docs.py execute nbs/{nb}`.")
 
@@ -91,7 +96,7 @@ def _markdown(src): return dict(cell_type='markdown', metadata={}, source=src)
 
 def _visible_outputs(cell, flags):
     if flags.get('output')=='false': return []
-    return [{k:v for k,v in o.items() if k!='metadata'} | dict(metadata=o.get('metadata') or {}) for o in cell.get('outputs', [])]
+    return [{**o, 'metadata':o.get('metadata') or {}} for o in cell.get('outputs', [])]
 
 def _code(src, outputs, tags): return dict(cell_type='code', metadata=dict(tags=tags), source=src, outputs=outputs,
                                            execution_count=None)
@@ -110,13 +115,12 @@ def _head(front, nb):
 def page_from(
     cells:list, # Of a notebook processed by nbdev
     nb:str, # Its path, relative to `nbs`
-    pages:dict, # `{page: suffix}` of all pages of the site
-    names:dict # `{public name: its page}`
+    pages:dict # `{page: suffix}` of all pages of the site
 )->tuple: # The page as a notebook, its title, and what it says of public parameters without a word
     "The page of a notebook: use and pictures, documentation with the source folded, no tests"
     front = next((_front(c) for c in cells if c['cell_type']=='raw'), {})
     if 'title' not in front: raise Unfit(f"nbs/{nb} has no title: begin it with `# Title`.")
-    res,level,lacks = [_markdown(_head(front, nb))],1,[]
+    res,level,last,lacks = [_markdown(_head(front, nb))],1,1,[]
     flags = [flags_of(text_of(c)) if c['cell_type']=='code' else {} for c in cells]
     code = [(c,f) for c,f in zip(cells, flags) if c['cell_type']=='code' and doc_of(c) is None]
     for c,_ in code: _check_outputs(c, nb)
@@ -127,11 +131,11 @@ def page_from(
             src = re.sub(r'<!--.*?-->', '', text_of(c), flags=re.S).strip()
             if not src: continue
             found = re.findall(r'^(#+) ', re.sub(r'^```.*?^```', '', src, flags=re.M|re.S), re.M)
-            if found: level = len(found[-1])
-            res.append(_markdown(link_names(relink(src, nb, pages), page_of(nb), names)))
+            if found: level = last = len(found[-1])
+            res.append(_markdown(relink_names(relink(src, nb, pages), page_of(nb), pages)))
         elif (md := doc_of(c)) is not None:
-            deeper = min(level, 2)+1+('.' in doc_name(md) and level>1)
-            res.append(_markdown(documentation(md, deeper, page_of(nb), pages)))
+            last = min(min(level, 2)+1+('.' in doc_name(md)), last+1)
+            res.append(_markdown(documentation(md, last, page_of(nb), pages)))
             lacks += _silent(md)
         else:
             src,outputs = next(sources),_visible_outputs(c, f)
@@ -139,5 +143,4 @@ def page_from(
             src = _flag.sub('', src).strip()
             tags = ['remove-input'] if f.get('echo')=='false' else []
             if src and not (tags and not outputs): res.append(_code(src, outputs, tags))
-    meta = dict(kernelspec=dict(display_name='python3', language='python', name='python3'), language_info=dict(name='python'))
-    return dict(cells=res, metadata=meta, nbformat=4, nbformat_minor=4),front['title'],lacks
+    return as_notebook(res),front['title'],lacks

@@ -1,17 +1,21 @@
 "README.md and its pictures, from `nbs/index.ipynb`"
 import re, sys, warnings
 from pathlib import Path
-from .settings import root
+from .links import page_of
+from .settings import in_repository, page_address, picture_address, root
 
 nbs, images = root/'nbs', root/'docs/images'
 
 _flag = re.compile(r'^#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*?)[ \t]*$', re.M)
-_link = re.compile(r'(\]\(|(?:src|href)=")(?![a-z]+:|[#/])([^)"#\s]+)')
+_link = re.compile(r'(\]\(|(?:src|href)=")(?![a-z]+:|[#/])([^)"\s]+)')
 
 def _relink(m):
-    "A link that works from `nbs/`, made to work from the root"
-    p = (nbs/m[2]).resolve()
-    return m[1] + (p.relative_to(root).as_posix() if p.exists() and p.is_relative_to(root) else m[2])
+    "A link that works from `nbs/`, made to work from anywhere: to a page of the site, or to a file in the repository"
+    path,_,anchor = m[2].partition('#')
+    p = (nbs/path).resolve()
+    if not p.exists() or not p.is_relative_to(root): sys.exit(f'nbs/index.ipynb links to {path!r}, which is not there.')
+    if p.suffix != '.ipynb': return m[1] + in_repository(p.relative_to(root).as_posix())
+    return m[1] + page_address(page_of(p.relative_to(nbs))) + ('#'+anchor if anchor else '')
 
 def _strip_frontmatter(src): return re.sub(r'\A---\n.*?\n---\n*', '', src, flags=re.S)
 
@@ -43,7 +47,8 @@ def build_readme():
         warnings.simplefilter('ignore')
         text, res = MarkdownExporter().from_notebook_node(nb)
     names = {old: f'readme_{i}{Path(old).suffix}' for i, old in enumerate(res['outputs'])}
-    for old, new in names.items(): text = text.replace(f']({old})', f'](docs/images/{new})')
+    for old, new in names.items(): text = text.replace(f']({old})', f']({picture_address(new)})')
+    text = text.replace('![png](', '![what these lines draw](')
     text = '\n'.join(l.rstrip() for l in text.splitlines())
     text = ('<!-- Made from nbs/index.ipynb by tools/docs.py: edit that one. -->\n\n' +
             re.sub(r'\n{3,}', '\n\n', text).strip() + '\n')

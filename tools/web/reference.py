@@ -1,9 +1,10 @@
 "A page for each public name, from what nbdev says of it and from the first cell that shows it at work"
 import ast, re
 from posixpath import relpath
+from .links import relink_names
 from .notebook import Unfit, doc_name, documentation
 from .settings import root
-from .shown import calls_in
+from .shown import uses_in
 from .source import folded
 
 def groups()->dict: # `{heading: names}`, in the order of `fastattn.all`
@@ -32,13 +33,13 @@ class Example:
 def find_examples(
     pages:list # `(page, title, notebook)`, those that users read first in front
 )->dict: # `{name of a function, class or method: Example}`
-    "The best cell for each name that any page calls"
+    "The best cell for each name that any page uses"
     best = {}
     for page,title,nb in pages:
         for c in nb['cells']:
             if c['cell_type']!='code': continue
             e = Example(c, page, title)
-            for n in calls_in(c['source']):
+            for n in uses_in(c['source']):
                 if n not in best or e.rank<best[n].rank: best[n] = e
     return best
 
@@ -64,6 +65,12 @@ def documented_in(
         if c in res: res[c].methods.append(md)
     return res
 
+def _class_of(name):
+    "The class of an object that a module makes, as `explainers = Registry()`; None where there is none"
+    for f in sorted((root/'fastattn').glob('*/*.py')):
+        m = re.search(rf'^{name} = (\w+)\(', f.read_text(encoding='utf-8'), re.M)
+        if m: return m[1]
+
 def _example_cells(e, pages):
     return [dict(cell_type='markdown', metadata={}, source=f'## Example\n\nFrom {_link(e.title, e.page, pages)}:'),
             {**e.cell, 'metadata':dict(tags=[])}]
@@ -75,11 +82,11 @@ def reference_page(
     pages:dict # `{page: suffix}`
 )->list: # Cells
     "The page of a name; raises `Unfit` where it is nowhere documented or shown"
+    if name not in docs and (c := _class_of(name)) in docs: docs[name] = docs[c]
     if name not in docs: raise Unfit(f"{name!r} is in `fastattn.all`, and no notebook documents it.")
-    if name not in examples: raise Unfit(f"{name!r} is in `fastattn.all`, and no visible cell of a notebook calls it.")
-    d = docs[name]
-    page = f'reference/{name}'
-    text = documentation(d.md, 1, page, pages)
+    if name not in examples: raise Unfit(f"{name!r} is in `fastattn.all`, and no visible cell of a notebook uses it.")
+    d,page = docs[name],f'reference/{name}'
+    text = re.sub(r'^# .*', f'# {name}', documentation(d.md, 1, page, pages))
     src = re.search(r'::::\{dropdown\}.*', text, re.S)
     body = text[:src.start()].rstrip() if src else text
     def md(s): return dict(cell_type='markdown', metadata={}, source=s)
@@ -93,11 +100,15 @@ def reference_page(
 
 def reference_index(docs, pages):
     "The public names with a sentence each, in their groups"
-    lines = ['# Reference', '', 'Every name that `from fastattn.all import *` brings. What is not listed here is imported from its module,'
-             ' which [How it works](../inside/index.md) lists. All methods that `explain` takes are on [their own page](methods.md).', '']
+    lines = ['# Reference', '', 'Every name that `from fastattn.all import *` brings. What is not listed here is '
+             'imported from its module, which [How it works](../inside/index.md) lists. All methods that `explain` takes are on '
+             '[their own page](methods.md).', '']
     for h,names in groups().items():
         lines += [f'## {h[0].upper()+h[1:]}', '', '| name | what it does |', '|---|---|']
-        lines += [f"| [`{n}`]({n}{pages[f'reference/{n}']}) | {_first_line(docs[n].md)} |" for n in names] + ['']
+        for n in names:
+            says = relink_names(_first_line(docs[n].md), 'reference/index', pages)
+            lines.append(f"| [`{n}`]({n}{pages[f'reference/{n}']}) | {says} |")
+        lines.append('')
     toc = '\n'.join(['methods', *public_names()])
     return '\n'.join(lines)+f'\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n'
 
@@ -122,8 +133,9 @@ def _registered():
 def methods_page(pages):
     "A table of all methods, by family"
     found = list(_registered())
-    lines = ['# Methods of `explain`', '', "`explain(learn, 'cat.jpg', 'gradcam')`: the name of a method is the third argument, and its options are given by name."
-             ' [Which method?](../tutorials/which_method.ipynb) says when to use which, and [the comparison](../cams/cams.ipynb) what each costs.', '']
+    lines = ['# Methods of `explain`', '', "`explain(learn, 'cat.jpg', 'gradcam')`: the name of a method is the third "
+             'argument, and its options are given by name. [Which method?](../tutorials/which_method.ipynb) says when '
+             'to use which, and [the comparison](../cams/cams.ipynb) what each costs.', '']
     for title,folder in _families:
         rows = [(n,p) for d,p,n in found if d==folder and p in pages]
         if not rows: continue

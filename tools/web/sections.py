@@ -41,7 +41,8 @@ def cards_page(
     for path in nbs:
         page = page_of(path)
         nb,png = made[page],first_picture(made[page])
-        out += [f":::{{grid-item-card}} {nb['cells'][0]['source'].splitlines()[0].lstrip('# ')}", f':link: /{page}', ':link-type: doc']
+        title = nb['cells'][0]['source'].splitlines()[0].lstrip('# ')
+        out += [f':::{{grid-item-card}} {title}', f':link: /{page}', ':link-type: doc']
         if png:
             name = f"cards/{page.replace('/', '_')}.png"
             pictures[name] = png
@@ -65,7 +66,8 @@ def cards_of(
             res[-1].update(code=c['source'], png=png)
     for r in res:
         if 'png' not in r: raise ValueError(f"The card {r['title']!r} of the gallery has no picture.")
-        if len(r['code'].splitlines())>most_lines: raise ValueError(f"The card {r['title']!r} has more than {most_lines} lines.")
+        if len(r['code'].splitlines())>most_lines:
+            raise ValueError(f"The card {r['title']!r} has more than {most_lines} lines.")
     return res
 
 def _from_root(text):
@@ -81,15 +83,16 @@ def landing(
 )->str:
     "The first page"
     out = ['# fastattn', '', claim, '', '```sh', 'pip install fastattn', '```', '',
-           '```{button-ref} tutorials/start', ':ref-type: doc', ':color: primary', '', 'Get started: five minutes from photographs to heatmaps', '```', '',
+           '```{button-ref} tutorials/start', ':ref-type: doc', ':color: primary', '',
+           'Get started: five minutes from photographs to heatmaps', '```', '',
            '::::{grid} 1 2 2 3', ':gutter: 3', '']
     for i,c in enumerate(cards):
         name = f'cards/gallery_{i+1:02}.png'
         pictures[name] = c['png']
         out += [f":::{{grid-item-card}} {c['title']}", f':img-top: /{name}', f":img-alt: {c['title']}", '',
                 _from_root(c['text'].strip()), '', '```python', c['code'], '```', ':::', '']
-    entries = ['Get started <tutorials/start>','Tutorials <tutorials/index>','How to <howto/index>','Reference <reference/index>',
-               'How it works <inside/index>','Measured <measured/index>']
+    entries = ['Get started <tutorials/start>','Tutorials <tutorials/index>','How to <howto/index>',
+               'Reference <reference/index>','How it works <inside/index>','Measured <measured/index>']
     return '\n'.join([*out, '::::', '', _toctree(entries)])
 
 def inside_index(text, made):

@@ -19,6 +19,18 @@ def in_repository(
     kind = 'tree' if (root/path).is_dir() else 'blob'
     return f'{repository}/{kind}/{branch}/{path}{at}'
 
+def page_address(
+    page # As in `links.page_of`
+)->str:
+    "The address of a page of the site"
+    return f'{site}{page}.html'
+
+def picture_address(
+    name # Of a file in `docs/images`
+)->str:
+    "The address under which the repository serves a picture of the README"
+    return f'{repository}/raw/{branch}/docs/images/{name}'
+
 def colab(
     path # Of a notebook, relative to the repository's root
 )->str:

@@ -14,7 +14,8 @@ def is_check(
     "Does a statement only check something?"
     if isinstance(s, ast.Assert): return True
     if isinstance(s, ast.Expr):
-        return isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name) and bool(_test.match(_called(s.value)))
+        called = isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name) and _called(s.value)
+        return bool(called and _test.match(called))
     if isinstance(s, ast.ImportFrom): return s.module=='fastcore.test'
     if isinstance(s, (ast.For,ast.With)): return all(map(is_check, s.body))
     if isinstance(s, ast.FunctionDef): return any(is_check(o) for o in s.body)
@@ -70,6 +71,8 @@ def shown(
         res.append(kept if keep else None)
     return res[::-1]
 
-def calls_in(src):
-    "The names of all functions, classes and methods that a cell calls"
-    return {_called(n) for s in parsed(src) or [] for n in ast.walk(s) if isinstance(n, ast.Call)}-{None}
+def uses_in(src):
+    "The names of functions, classes and methods that a cell calls, and of objects that it reads"
+    nodes = [n for s in parsed(src) or [] for n in ast.walk(s)]
+    called = {_called(n) for n in nodes if isinstance(n, ast.Call)}-{None}
+    return called | {n.id for n in nodes if isinstance(n, ast.Name)}

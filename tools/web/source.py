@@ -31,7 +31,8 @@ def folded(
     link = f'[{path}]({url})'
     return f'Source: {link}' if src is None else f'::::{{dropdown}} Source\n{link}\n\n````python\n{src}\n````\n::::'
 
-def _is_dataclass(n): return isinstance(n, ast.ClassDef) and any('dataclass' in ast.unparse(d) for d in n.decorator_list)
+def _is_dataclass(n):
+    return isinstance(n, ast.ClassDef) and any('dataclass' in ast.unparse(d) for d in n.decorator_list)
 
 def _fields(n): return [o for o in n.body if isinstance(o, ast.AnnAssign)]
 
