@@ -36,7 +36,7 @@ def match_names(
     if not patterns:
         raise ValueError("Nothing to hook: give at least one module name or glob; '*' records every module.")
     if wrong := [p for p in patterns if not isinstance(p, str)]:
-        raise TypeError(f"A module is meant by its name, or by a glob on names, not by {wrong[0]!r}.")
+        raise TypeError(f"Give the name of a module, or a glob over names, or by a glob on names, not by {wrong[0]!r}.")
     there = set(names)
     exact,globs = {p for p in patterns if p in there},[p for p in patterns if p not in there]
     for p in globs:

@@ -104,8 +104,9 @@ def _tokens_read(p, call, query, g):
         raise ValueError(f"The tokens of {call.name!r} are all patches, there is no CLS among them: "
                          "use `query='mean'`, or the number of a token.")
     if query is None and a.odd:
-        raise ValueError(f"The output is computed from token {a.odd[0]}, which is not before the patches, and not from "
-                         "all patches; say with `query=` which token to explain and with `grid=` how the patches lie.")
+        raise ValueError(f"The output is computed from token {a.odd[0]}, which does not come before the "
+                         "patches, and not from all patches; say with `query=` which token to explain and "
+                         "with `grid=` how the patches lie.")
     # in layers that run before CLS joins, its index is that of a patch
     return [0] if query=='cls' else [] if query=='mean' else [i for i in a.reads if i in g.others]
 

@@ -28,7 +28,7 @@ class AttentionTrace(Recording, KernelCalls, Mapping):
     ):
         super().__init__(grad, values)
         if not isinstance(model, nn.Module):
-            raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
+            raise TypeError(f"A model is needed, not a {type(model).__name__}; for a learner, pass `learn.model`.")
         one_of(('all','mean'), heads=heads)
         check_flag(grad=grad, values=values)
         _check_rows(rows)

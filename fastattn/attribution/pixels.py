@@ -20,7 +20,7 @@ def _captum(name):
     "A class of captum"
     try: import captum.attr
     except ImportError:
-        raise ImportError("Attributions are worked out by captum, which is not installed: `pip install captum` "
+        raise ImportError("Attributions are computed by captum, which is not installed: `pip install captum` "
                           "(or `fastattn[attribution]`).") from None
     return getattr(captum.attr, name)
 
@@ -208,7 +208,7 @@ def _no_rule(missing):
             "`notes['delta']` says by how much. 'integrated_gradients' needs no rules.")
 
 _misses = ("DeepLIFT's map does not add up to the difference of the scores (see `notes['delta']`): the model does "
-           "something that has no rule and was not seen, such as an autograd function of its own.")
+           "something that has no rule and was not detected, such as an autograd function of its own.")
 
 # %% ../../nbs/attribution/02_pixels.ipynb #6bda3f6e
 @explainer(pixels=True, signed=True)

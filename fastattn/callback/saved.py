@@ -88,7 +88,7 @@ def _damaged(path, why): return ValueError(f"The record in {str(path)!r} cannot 
 
 def _checked(path, d, valid):
     "Raise `ValueError` where the entries are not those of a record"
-    if not isinstance(d, dict): raise _damaged(path, "record.json is no record's")
+    if not isinstance(d, dict): raise _damaged(path, "record.json is not that of a record")
     if d.get('format') not in (1,_format):
         raise _damaged(path, f"its format is {d.get('format')!r}, and this version reads 1 and {_format}")
     for k,ok in valid.items():
@@ -102,7 +102,8 @@ def _read_files(path, files):
     The bytes that are checked are those that are used, even if another process replaces the record meanwhile."""
     res = {}
     for n,(size,sha) in files.items():
-        if Path(n).name!=n or n in ('.','..'): raise _damaged(path, f"it lists {n!r}, which is no name of a file in it")
+        if Path(n).name!=n or n in ('.','..'):
+            raise _damaged(path, f"it lists {n!r}, which is not the name of a file in it")
         try: f = regular_file(path/n)
         except OSError: raise _damaged(path, f"its file {n!r} is missing") from None
         res[n] = f.read_bytes() if size is None or f.stat().st_size==size else b''
@@ -139,7 +140,7 @@ def load(cls:SavedMixin,
     Raises `FileNotFoundError` if `path` is no such folder, and `ValueError` if it is incomplete or damaged."""
     path = Path(path) if isinstance(path, (str,os.PathLike)) else output_path(path)
     if not os.path.lexists(path/'record.json'): raise FileNotFoundError(
-        f"{str(path)!r} is no folder that `AttentionRecorder.save` made: it holds no record.json.")
+        f"{str(path)!r} is not a folder that `AttentionRecorder.save` made: it holds no record.json.")
     d,empty = json_in(path/'record.json', 'save the record again', 2**28),cls()
     _checked(path, d, _valid(list(empty.stats)))
     unlisted = ('maps.safetensors',*(f.name for f in path.glob('*.png'))) # the first format had no list

@@ -74,11 +74,11 @@ def _watch_images(self:WatchedMixin):
     with undisturbed(self.learn):
         dl = self.dls.valid.new(shuffle=False, drop_last=False, bs=len(self.idxs), num_workers=0,
                                 get_idxs=lambda: [i%n for i in self.idxs])
-        if not hasattr(dl.after_batch, 'decode'): raise ValueError("its data loader is none of fastai's `TfmdDL`s")
+        if not hasattr(dl.after_batch, 'decode'): raise ValueError("its data loader is not a fastai `TfmdDL`")
         b = first(dl)
         n_inp = getattr(dl, 'n_inp', 1)
         i = next((i for i,o in enumerate(b[:n_inp]) if isinstance(o, Tensor) and o.ndim==4), None)
-        if i is None: raise ValueError("its inputs are no images `(bs,c,h,w)`")
+        if i is None: raise ValueError("its inputs are not images `(bs,c,h,w)`")
         pictures,labels = dl.after_batch.decode(b)[i],labels_of(self.learn, dl, b)
     self.watched,self.truth = b[i].as_subclass(Tensor).cpu(),b[n_inp] if len(b)>n_inp else None
     self.inputs = tuple(b[:n_inp]) if n_inp>1 else self.watched # all that the model takes

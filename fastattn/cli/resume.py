@@ -183,7 +183,7 @@ def _check_progress(state, phases):
     def _is_row(r): # epoch, losses, metrics
         return (isinstance(r, list) and len(r)>2 and is_whole(r[0]) and all(isinstance(o, (int,float)) for o in r[1:3])
                 and all(o is None or isinstance(o, (int,float,str)) for o in r[3:]))
-    _need(all(map(_is_row, rows)), 'a row is none')
+    _need(all(map(_is_row, rows)), 'a row is not valid')
 
 def _check_weights(learn, state):
     "Are the weights and the optimizer's state those of this network?"
@@ -209,7 +209,7 @@ def _check_rng(learn, states):
     _need(isinstance(states, list) and len(states)==len(mine), 'it has other random generators')
     kind,keys,pos,*_ = states[1]
     _need(kind=='MT19937' and isinstance(keys, np.ndarray) and keys.shape==(624,) and is_whole(pos) and 0<=pos<=624,
-          "the state of numpy's generator is none") # numpy itself does not check
+          "the state of numpy's generator is not valid") # numpy itself does not check
     with undisturbed(learn): _restore_rng(learn, states)
 
 def _check_state(learn, state, phases):
@@ -221,7 +221,8 @@ def _check_state(learn, state, phases):
     smooth,scaler = state['smooth'],state['scaler']
     _need(isinstance(smooth, list) and len(smooth)==2 and is_whole(smooth[0]) and smooth[0]>=0
           and isinstance(smooth[1], Tensor) and smooth[1].shape==(), 'it holds no mean of the loss')
-    _need(scaler is None or isinstance(scaler, dict) and hasattr(learn, 'mixed_precision'), 'its precision is another')
+    _need(scaler is None or isinstance(scaler, dict) and hasattr(learn, 'mixed_precision'),
+          'it was trained in another precision')
     _check_rng(learn, state['rng'])
 
 # %% ../../nbs/cli/02_resume.ipynb #a9a88d23
@@ -237,7 +238,7 @@ def _read_matching(learn, fn, about, phases):
         old = state['about'].get(k)
         if old!=v:
             raise ValueError(f"The training run in {str(fn.parent)!r} was started with {k}={_short(old)}, "
-                             f"and now it is {_short(v)}; give the same, or start again without --resume.")
+                             f"and now it is {_short(v)}; use the same value, or start again without --resume.")
     try: _check_state(learn, state, phases)
     except (ValueError,TypeError,RuntimeError,IndexError,KeyError,AttributeError,OverflowError) as e:
         raise _no_state(fn, e) from None

@@ -72,7 +72,7 @@ def open_model(
         return learn,sha,f"{type(learn.model).__name__}{f', {len(names)} classes' if names else ''}"
     if not (where/metadata_file).exists() and where.is_dir() and (pkl := next(iter(where.glob('*.pkl')), None)):
         raise FileNotFoundError(f"There is no {metadata_file} in {str(where)!r}; for fastai's pickle, which runs the "
-                                f"code in it, say --checkpoint {str(pkl)!r}.")
+                                f"code in it, pass --checkpoint {str(pkl)!r}.")
     learn = load_checkpoint(where, img_size, device)
     meta = learn.metadata
     words = [meta['model']['arch'], f"{len(learn.dls.vocab)} classes"]

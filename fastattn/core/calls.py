@@ -122,7 +122,7 @@ def _views(model, x, name):
     outer = next(n for n in around(name) if counts.get(n, 1)>1)
     n = counts[outer]
     def _unclear(why):
-        return _Unclear(f"{outer!r} runs {n} times, {why}, so that one map cannot speak for all of them; choose a run "
+        return _Unclear(f"{outer!r} runs {n} times, {why}, so one map cannot represent all of them; choose a run "
                         f"of {name!r}, such as `layer=({name!r}, 0)`, up to {counts[name]-1}.")
     try: nodes = graph_of(model, x, [outer], every_run=True)
     except (RuntimeError,TypeError,ValueError,AttributeError): nodes = {}
@@ -133,11 +133,11 @@ def _views(model, x, name):
     others = {nodes[outer,k] for k in used[:-1]}
     if not _reaches(nodes[''], others, nodes[outer,used[-1]]): return [] # everything goes through the last one
     if any((outer,k) in read[outer,i] for i in used for k in used):
-        raise _unclear('some on what it has computed itself')
+        raise _unclear('some of them on its own output')
     if counts[name]!=n: raise _unclear(f'and {name!r} in it {counts[name]} times')
     seen = seen_by(model, x, outer)
     if any(seen[k]=='other' for k in used):
-        raise _unclear('on something else than the image, mirrored, turned or cropped')
+        raise _unclear('on something other than the image, mirrored, turned or cropped')
     return [View(outer, k, *seen[k]) for k in used if seen[k] is not None]
 
 # %% ../../nbs/core/05_calls.ipynb #09177843

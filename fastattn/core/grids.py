@@ -219,7 +219,7 @@ def _backbone(self:Layers, items):
 def _why_none(self:Layers):
     if self.rows>1:
         return (f"its layers have {self.rows} rows for each image, such as views that are joined in one batch, "
-                "and which is which cannot be told; call the network on one view after the other")
+                "and they cannot be told apart; call the network on one view after the other")
     if not self.shapes: return "no layer puts out (bs,c,h,w), (bs,h,w,c) or (bs,tokens,c)"
     name,shape = self.shapes[-1]
     return f"its last layer with rows and columns, {name!r}, puts out {tuple(shape[1:])}; try a larger image"

@@ -90,7 +90,7 @@ class Trace(Hooked, dict):
     ):
         super().__init__()
         if not isinstance(model, nn.Module):
-            raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
+            raise TypeError(f"A model is needed, not a {type(model).__name__}; for a learner, pass `learn.model`.")
         check_callable(take=take)
         self.model,self.take = unwrap(model),ifnone(take, noop)
         self.names = match_modules(model, *patterns)

@@ -120,7 +120,7 @@ def model_of(
     if not isinstance(learn, (nn.Module,Learner)):
         raise TypeError(f"A Learner or a model is needed, not a {type(learn).__name__}; "
                         "a folder of weights is loaded with `load_checkpoint`, and a pickle with "
-                        "`load_learner`, which executes what is in it.")
+                        "`load_learner`, which executes the code it contains.")
     return (unwrap(learn.model),learn) if isinstance(learn, Learner) else (unwrap(learn),None)
 
 def batch_of(

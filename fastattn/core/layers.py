@@ -158,7 +158,7 @@ def candidates(
     Raises `TypeError` if `model` is not a model, `ValueError` if `x` is not a batch that it takes."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"Candidates are layers of a model, not of a {type(model).__name__}; "
-                        "of a learner give `learn.model`.")
+                        "for a learner, pass `learn.model`.")
     if not isinstance(x, Tensor) or x.ndim!=4 or not x.numel() or not x.is_floating_point():
         what = f'a {x.dtype} tensor {tuple(x.shape)}' if isinstance(x, Tensor) else repr(x)
         raise ValueError(f"`x` must be a batch (bs,c,h,w) of floats as the model takes it; it is {what}.")

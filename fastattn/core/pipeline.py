@@ -299,8 +299,9 @@ def explain(
     reach the layer."""
     if not isinstance(learn, (nn.Module,Learner)):
         raise TypeError(f"`explain` takes a Learner or a model, not a {type(learn).__name__}; a folder of weights is "
-                        "loaded with `load_checkpoint`, a pickle with `load_learner`, which executes what is in it, "
-                        "and of an exported program `.module()` is a model.")
+                        "loaded with `load_checkpoint`, a pickle with `load_learner`, which executes the code it "
+                        "contains, "
+                        "for an exported program, pass its `.module()`.")
     model,learner = (learn,None) if isinstance(learn, nn.Module) else (learn.model,learn)
     size = _size(size)
     one_of(fusions, fuse=fuse)

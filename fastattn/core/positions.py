@@ -210,7 +210,7 @@ def grid_from(
     part = next((s for s in seen if m<s[0]*s[1]<=8*m), None)
     spread = at[image,:2].std(0, correction=0).nan_to_num(0).min()
     if part and spread>.15: return f"only {m} of {part[0]} x {part[1]} patches are there, {_masked}"
-    return 'they look at no grid of places in the image'
+    return 'their positions in the image form no grid'
 
 # %% ../../nbs/core/03_positions.ipynb #6c4b6669
 def find_grids(
@@ -238,7 +238,7 @@ def find_grids(
     for g,both in zip(groups, ats):
         found = _first_grid(both, size, seen)
         if isinstance(found, Grid) and found.order and not _same_again(model, x, g, found, size, seen):
-            found = f'they are dealt anew in each pass, {_masked}'
+            found = f'they are shuffled anew in each pass, {_masked}'
         g.grid,g.why = (found,'') if isinstance(found, Grid) else (None,found)
 
 def _first_grid(ats, size, seen):

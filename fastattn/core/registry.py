@@ -133,7 +133,7 @@ def suitable(
 )->list: # Names, by preference
     "Names of methods that suit `model`; raises `TypeError` if it is not a model, `ValueError` if `x` is not a batch"
     if not isinstance(model, nn.Module):
-        raise TypeError(f"A model is needed, not a {type(model).__name__}; of a learner give `learn.model`.")
+        raise TypeError(f"A model is needed, not a {type(model).__name__}; for a learner, pass `learn.model`.")
     check_flag(by_class=by_class)
     if x is not None and not (isinstance(x, Tensor) and x.ndim==4 and x.numel()):
         raise ValueError(f"`x` must be a batch (bs,c,h,w), or None; it is "

@@ -80,7 +80,7 @@ def query_scores(
     n,c = getattr(config_of(model), 'num_labels', None),logits.shape[-1]
     if sigmoid is None and n not in (None,c,c-1):
         raise ValueError(f"The model knows {n} classes and gives {c} scores for each query, "
-                         "so these are no scores of classes as DETRs give them; "
+                         "so these are not class scores as DETRs give them; "
                          "for independent classes pass `sigmoid=True`.")
     if ifnone(sigmoid, n==c): return logits.sigmoid()
     nothing = 0 if n is None and vocab is not None and len(vocab)==c and str(vocab[0])=='#na#' else c-1

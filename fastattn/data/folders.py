@@ -161,7 +161,7 @@ def labelled_folder(
 def _trouble(f):
     "Why a file cannot be read; None if it can"
     try:
-        if not os.path.isfile(f): return 'it is no regular file, or a link to none'
+        if not os.path.isfile(f): return 'it is not a regular file'
         if Path(f).stat().st_size==0: return 'it is empty'
         with Image.open(f) as im:
             im.draft(im.mode, (32,32)) # a JPEG can be checked without decoding it in full size

@@ -28,7 +28,7 @@ def _check_loaded(model):
     if isinstance(model, (str,Path)):
         raise TypeError(f"A model is needed, not its name {str(model)!r}: load it with "
                         "`AutoModelForObjectDetection.from_pretrained`, or a learner's pickle with `load_learner`, "
-                        "which executes what is in it.")
+                        "which executes the code it contains.")
 
 def _check_detr(out, model):
     if not is_detr_output(out):

@@ -176,7 +176,8 @@ def embeddings(
             bar.step()
     if at is None: raise ValueError("There is nothing to embed: `dl` yields no batch.")
     if not torch.isfinite(rows.x[:rows.end]).all():
-        raise ValueError(f"The embeddings from {at[0]!r} hold NaN or inf; do the pictures, or the model's weights?")
+        raise ValueError(f"The embeddings from {at[0]!r} hold NaN or inf; check whether the pictures or the model's "
+                         "weights hold some too.")
     name,before,_ = at
     items = L(range(rows.end)) if n is None else item_list(dl)
     if before: name += ' (input)'

@@ -99,7 +99,7 @@ def _origin(learn, dl, layer):
     return dict(format='fastattn index 1', weights=fingerprint(unwrap(learn.model)), layer=str(layer),
                 items=_hash_items(dl.items), n=str(dl.n), prepared=f'{tuple(x.shape)} {x.mean():.3f} {x.std():.3f}')
 
-_changes = dict(format='is of another kind', weights='was made by another model', layer='holds another layer',
+_changes = dict(format='is of another kind', weights='was made with other weights', layer='holds another layer',
                 items='was made of other pictures, or some have changed', n='was made of another number of pictures',
                 prepared='was made of pictures prepared in another way')
 

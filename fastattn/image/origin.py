@@ -31,7 +31,7 @@ def _once(pairs):
     twice = next(k for k,n in collections.Counter(k for k,_ in pairs).items() if n>1)
     raise ValueError(f'the entry {twice[:60]!r} stands in it twice')
 
-def _refuse(s): raise ValueError(f'{s[:20]} is no number of JSON')
+def _refuse(s): raise ValueError(f'{s[:20]} is not a JSON number')
 
 def _finite(s): return v if math.isfinite(v := float(s)) else _refuse(s)
 
@@ -69,13 +69,13 @@ def read_header(
     size = regular_file(fn).stat().st_size
     with open(fn, 'rb') as f:
         n = int.from_bytes(f.read(8), 'little')
-        if size<8 or n>size-8: raise ValueError('it is not a whole file of safetensors')
+        if size<8 or n>size-8: raise ValueError('it is an incomplete safetensors file')
         if n>most: raise ValueError(f'its header has {n:,} bytes, and {most:,} are read at most')
         h = parse_json(f.read(n), most=most)
-    if not isinstance(h, dict): raise ValueError('it is no file of safetensors')
+    if not isinstance(h, dict): raise ValueError('it is not a safetensors file')
     meta = h.pop('__metadata__', None) or {}
     try: return {k:(str(v['dtype']),tuple(map(int, v['shape']))) for k,v in h.items()},{**meta}
-    except (KeyError,TypeError): raise ValueError('it is no file of safetensors') from None
+    except (KeyError,TypeError): raise ValueError('it is not a safetensors file') from None
 
 # %% ../../nbs/image/00_origin.ipynb #ab1962b0
 generator = 'fastattn' # the name by which files say which program made them

@@ -45,7 +45,7 @@ def check_axes(
 ):
     "Check that `ctx` is one matplotlib axes, or None; raises `TypeError`"
     if ctx is not None and not isinstance(ctx, plt.Axes):
-        raise TypeError(f"`ctx` is one axes of matplotlib, or None; it is {ctx!r}.")
+        raise TypeError(f"`ctx` must be one matplotlib axes, or None; it is {ctx!r}.")
 
 # %% ../../nbs/image/02_plotting.ipynb #b7f54439
 # Okabe and Ito 2008, "Color Universal Design"

@@ -169,7 +169,7 @@ def _one_batch(xs):
     "The model's inputs as one batch; raises `ValueError` if their sizes differ"
     if len(sizes := list(dict.fromkeys(x.shape[1:] for x in xs)))==1: return torch.cat(xs)
     a,b = ((*o[-2:],) for o in sizes[:2])
-    raise ValueError(f"These pictures come to the model in several sizes, such as {a} and {b}, and pass through it "
+    raise ValueError(f"These pictures reach the model in several sizes, such as {a} and {b}, and pass through it "
                      "together here; ask one by one, or give the data loaders `item_tfms=Resize(...)`.")
 
 # %% ../../nbs/interpret/01_story.ipynb #a31d447f

@@ -91,7 +91,7 @@ def _measured(f, learn, x, maps, method, target, prep, max_bytes, kwargs):
     if maps is not None:
         if kwargs:
             raise ValueError(f"With `maps` given none are made, so {', '.join(map(repr, kwargs))} would change "
-                             "nothing; leave out the one or the other.")
+                             "nothing; leave out one or the other.")
         maps = _as_maps(maps)
     res,done = [],0
     with (still := asking(model, learner)), still:

@@ -158,7 +158,7 @@ def timm_encoder(
             if 'img_size' not in str(e): raise
             net = make()
     except (RuntimeError,AttributeError,AssertionError) as e:
-        raise ValueError(f"timm's {name} cannot give out its features at {img_size}: {_said(e)}.") from e
+        raise ValueError(f"timm's {name} cannot return its features for {img_size}: {_said(e)}.") from e
     return _timm_encoder(net, img_size, name)
 
 # %% ../../nbs/models/02_encoders.ipynb #f238658e
@@ -212,7 +212,7 @@ def _check_shrinks(e, img_size, sizes):
     for a,b in zip(sizes, sizes[1:]):
         if max(a[0]/b[0], a[1]/b[1])>3: raise ValueError(
             f"One part of the encoder goes from {a[0]}x{a[1]} to {b[0]}x{b[1]} at once, and the features in between "
-            "cannot be reached from outside; take a timm name, which gives out the features of all sizes.")
+            "cannot be read; use a timm name, which returns features of all sizes.")
     if 1 in sizes[-1]: _check_not_too_small(e, img_size)
 
 def _check_not_too_small(e, img_size):

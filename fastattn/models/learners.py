@@ -33,7 +33,7 @@ def features_grid(
     g = whole.grid if isinstance(out, Tensor) and whole is not None else None
     if g is None:
         shape = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"The body puts out {shape} for images of {tuple(x.shape[-2:])}: no spatial positions "
+        raise ValueError(f"The body returns {shape} for images of {tuple(x.shape[-2:])}: no spatial positions "
             "are left to attend to. Use larger images, or a network of smaller stride.")
     return (out.shape[3] if g.kind=='nhwc' else out.shape[2] if g.kind=='tokens' else out.shape[1]), g
 
@@ -71,7 +71,7 @@ def _take_head_options(kwargs, unet):
         "for a head of your own use `vision_learner`, and `SoftAttention` inside it.")
     res = {k:kwargs.pop(k) for k in _head_args if k in kwargs}
     if unet and res: raise TypeError(
-        f"A U-Net's head is `Evidence`, which takes no {', '.join(map(repr, res))}; leave that out, or `unet`.")
+        f"A U-Net's head is `Evidence`, which takes no {', '.join(map(repr, res))}; leave out that option, or `unet`.")
     return res
 
 def _headless(dls, arch, **kwargs):
@@ -163,7 +163,7 @@ def attention_unet_learner(
     n_out,is_name = _count(dls, n_out),isinstance(arch, str)
     if is_name and (weights is not None or cut is not None): raise ValueError(
         f"`weights` and `cut` are for functions such as `resnet18`; {arch!r} is a timm name, "
-        "which says itself which weights (after a dot) and is cut by timm.")
+        "which names its weights after a dot, and is cut by timm.")
     meta = {} if is_name else model_meta.get(arch, {})
     with undisturbed(dls): img_size = dls.one_batch()[0].shape[-2:]
     if not is_name and n_in!=3: kwargs['n_in'] = n_in # fastai widens or narrows the first layer
