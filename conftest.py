@@ -15,7 +15,7 @@ class NotebookFailed(Exception): pass
 longest = {
     'nbs/features/06_dreams.ipynb':400, 'tests/models/test_encoders.py':300, 'nbs/callback/04_recorder.ipynb':70,
     'tests/cli/test_train.py':290, 'nbs/detr/09_plots.ipynb':280, 'nbs/models/05_learners.ipynb':95,
-    'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75, 'nbs/index.ipynb':60,
+    'tests/test_site.py':120, 'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75,
     'tests/cams/test_cam_parity.py':50, 'nbs/cams/06_cams.ipynb':50, 'nbs/interpret/04_interpretation.ipynb':45,
     'tests/field/test_blocks.py':85, 'tests/field/test_recorder.py':45, 'tests/field/test_notebook.py':25,
     'tests/field/test_dashboards.py':22, 'nbs/metrics/03_sanity.ipynb':45, 'nbs/cli/03_train.ipynb':40, 'nbs/features/03_projection.ipynb':37,

@@ -94,7 +94,7 @@ at = 'core/13_pipeline.ipynb'
 
 @pytest.mark.parametrize('cells,says', [
     ([cell('a')], 'has no title'),
-    ([head, cell('plot_heads(vit)')], 'no stored output; run `python tools/docs.py execute nbs/core/13_pipeline.ipynb`'),
+    ([head, cell('plot_heads(vit)')], 'no stored output; run `python tools/docs.py execute nbs/core/13'),
     ([head, cell('h')], 'has no stored output'),
     ([head, cell('1/0', [dict(output_type='error', ename='ZeroDivisionError')])], 'ZeroDivisionError'),
     ([head, cell('[a](gone.ipynb)', kind='markdown')], 'gone.ipynb')])

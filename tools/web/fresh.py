@@ -61,7 +61,8 @@ def stale_cells(old, new)->list: # Sentences
     "The cells of a notebook whose stored outputs no longer agree"
     res = []
     for a,b in zip(old.cells, new.cells):
-        if a.cell_type=='code' and (d := cell_differs(a.outputs, b.outputs)):
+        if a.cell_type!='code' or re.search(r'^#\| measured: true', a.source, re.M): continue
+        if d := cell_differs(a.outputs, b.outputs):
             line = next((l for l in reversed(a.source.splitlines()) if l.strip()), '')
             res.append(f'cell `{line.strip()[:50]}`: {d}')
     return res
