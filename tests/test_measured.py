@@ -1,12 +1,11 @@
 "The site's pages of measurements: one for every benchmark, whole tables, and the numbers of the results"
-import importlib.util, json, re, shutil
+import json, re, shutil, sys
 from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location('measured', root/'tools/web/measured.py')
-m = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(m)
+sys.path.insert(0, str(root/'tools'))
+from web import benches, measured as m, tables as t
 
 made = {k:v.replace('\N{NO-BREAK SPACE}', ' ') for k,v in m.pages(root).items()}
 results = m.measured(root)
@@ -75,7 +74,7 @@ def test_costs():
     def read(n): return json.loads((root/f'bench/results/{n}.json').read_text())
     cams,attr,vit,detr,rec = (read(n) for n in ('cams','attribution','vit','detr','recorder'))
     for k,r in cams['time_and_memory'].items():
-        assert row('cams', k, 'forward passes')==m.ratio(r['forward']).replace('\N{NO-BREAK SPACE}', ' ')
+        assert row('cams', k, 'forward passes')==t.ratio(r['forward']).replace('\N{NO-BREAK SPACE}', ' ')
         assert row('cams', k, 'extra MB')==str(r['memory_mb']['fastattn'])
         assert row('cams', k, 'quickest peer')==r.get('fastest_peer', '').replace('_', '-')
     for k,v in attr['memory_mb'].items(): assert row('attribution', k, "captum's, MB")==str(v['captum'])
@@ -98,14 +97,14 @@ def test_what_is_worked_out():
         if r['library']=='timm': assert row('zoo', r['family'], 'parameters, M')==f"{r['parameters']/1e6:.1f}"
 
 def test_how_numbers_are_written():
-    said = m.ratio(dict(median=1.038, quartiles=[.984,1.1], pairs=7)).replace('\N{NO-BREAK SPACE}', ' ')
+    said = t.ratio(dict(median=1.038, quartiles=[.984,1.1], pairs=7)).replace('\N{NO-BREAK SPACE}', ' ')
     assert said=='1.04 (0.98 to 1.10)'
-    assert m.ratio(dict(median=.022, quartiles=[.02,.03], pairs=7)).startswith('0.022')
-    assert m.mean_and_error([.886,.02]).replace('\N{NO-BREAK SPACE}', ' ')=='.886 ± .020'
-    assert m.mean_and_error([-.0,.0]).startswith('.000')
-    assert m.column([.5,None,.125], 'x')==['0.500','','0.125'] and m.text(86_635_816)=='86,635,816'
-    assert m.text([800,1066], 'size').replace('\N{NO-BREAK SPACE}', ' ')=='800 by 1066'
-    assert m.text({}, 'left')=='none' and m.text('a|b <c>\nd')==r'a\|b \<c\> d'
+    assert t.ratio(dict(median=.022, quartiles=[.02,.03], pairs=7)).startswith('0.022')
+    assert t.mean_and_error([.886,.02]).replace('\N{NO-BREAK SPACE}', ' ')=='.886 ± .020'
+    assert t.mean_and_error([-.0,.0]).startswith('.000')
+    assert t.column([.5,None,.125], 'x')==['0.500','','0.125'] and t.text(86_635_816)=='86,635,816'
+    assert t.text([800,1066], 'size').replace('\N{NO-BREAK SPACE}', ' ')=='800 by 1066'
+    assert t.text({}, 'left')=='none' and t.text('a|b <c>\nd')==r'a\|b \<c\> d'
 
 def test_pictures():
     shown = m.pictures(root)

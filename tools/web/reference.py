@@ -101,8 +101,8 @@ def reference_page(
 def reference_index(docs, pages):
     "The public names with a sentence each, in their groups"
     lines = ['# Reference', '', 'Every name that `from fastattn.all import *` brings. What is not listed here is '
-             'imported from its module, which [How it works](../inside/index.md) lists. All methods that `explain` takes are on '
-             '[their own page](methods.md).', '']
+             'imported from its module; [How it works](../inside/index.md) lists the modules. All methods that '
+             '`explain` takes are on [their own page](methods.md).', '']
     for h,names in groups().items():
         lines += [f'## {h[0].upper()+h[1:]}', '', '| name | what it does |', '|---|---|']
         for n in names:
