@@ -222,17 +222,19 @@ def test_pages_open(browser, pytestconfig):
 
 @in_browser
 def test_detector_page_is_clicked(browser):
-    "A click on the picture changes the map that is drawn"
+    "Two points clicked: the map of what each attends to is drawn"
     web,url,faults = browser
     web.goto(f'{url}detr/viewer.html')
     frame = web.frame_locator('iframe').first
-    canvas = frame.locator('canvas').first
-    canvas.scroll_into_view_if_needed()
-    before = canvas.evaluate('c => c.toDataURL()')
-    box = canvas.bounding_box()
-    canvas.click(position=dict(x=box['width']*.3, y=box['height']*.4))
-    web.wait_for_timeout(300)
-    assert canvas.evaluate('c => c.toDataURL()')!=before and not faults
+    picture,shown = frame.locator('#pic'),frame.locator('#map')
+    picture.scroll_into_view_if_needed()
+    frame.locator('button[data-mode=from]').click()
+    seen,box = [shown.evaluate('c => c.toDataURL()')],picture.bounding_box()
+    for x,y in ((.3,.4), (.8,.7)):
+        picture.click(position=dict(x=box['width']*x, y=box['height']*y))
+        web.wait_for_timeout(300)
+        seen.append(shown.evaluate('c => c.toDataURL()'))
+    assert len(set(seen))==3 and not faults
 
 @in_browser
 @pytest.mark.parametrize('width', [390, 820, 1400])

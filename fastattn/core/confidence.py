@@ -39,8 +39,9 @@ def confidence(
         p = s[:,0].sigmoid()
         p = torch.where(target.sign>0, p, 1-p)
         return {**res, 'probability':p, 'rank':torch.where(p>=.5, 1, 2)}
-    p = probabilities(s, activation)[rows,target.idx]
-    return {**res, 'probability':p, 'rank':(s>s[rows,target.idx][:,None]).sum(1)+1}
+    p = probabilities(s, activation)
+    if p.amin()<0 or p.amax()>1: return res # numbers of a regression, which no activation turns into probabilities
+    return {**res, 'probability':p[rows,target.idx], 'rank':(s>s[rows,target.idx][:,None]).sum(1)+1}
 
 def negligible(
     probability:Tensor, # Probability of the target
