@@ -46,7 +46,7 @@ __all__ = [
     'AttentionTrace', 'plot_heads', 'plot_layers', 'plot_patches', 'DetrAttention',
     # what it has learned
     'plot_filters', 'plot_features', 'embeddings', 'plot_tsne', 'similar_images', 'visualize_class',
-    # is a map to be believed?
+    # which map to believe
     'energy_inside', 'pointing_game', 'auc_inside', 'insertion', 'deletion', 'average_drop', 'sanity_check',
     # something to try it on
     'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',

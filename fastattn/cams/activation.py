@@ -39,9 +39,12 @@ def cam(
     coarse = p.x.dtype in (torch.half,torch.bfloat16) or torch.is_autocast_enabled(p.x.device.type)
     scale = (a*g).abs().flatten(1).sum(1)+whole.abs()
     if not (off < (.05 if coarse else 1e-3)*scale).all():
+        head = ''
+        if any(isinstance(m, AdaptiveConcatPool2d) for m in p.model.modules()):
+            head = "fastai's head is one linear layer with `vision_learner(..., concat_pool=False, lin_ftrs=[])`. "
         raise ValueError("CAM is defined where the score is a mean over positions of weighted features, such as behind "
                          f"average pooling and one linear layer; at {p.layers[-1]!r} of this model it is not. "
-                         "Leave `layer` out if you gave one, or take 'gradcam'.")
+                         f"{head}Leave `layer` out if you gave one, or take 'gradcam'.")
     return [(a*g).sum(1)*a[0,0].numel()]
 
 # %% ../../nbs/cams/04_activation.ipynb #73d15144

@@ -19,6 +19,7 @@ import dataclasses,functools,inspect,re
 _elsewhere = dict(targets='target', class_idx='target', target_layers='layer', target_layer='layer', n_steps='steps',
                   input_tensor='x', aug_smooth='tta=True', eigen_smooth="method='eigengradcam'",
                   sliding_window_shapes='window', strides='stride', baselines='baseline')
+_of_methods = 'steps','window','stride','baseline' # only some methods have these options
 
 @dataclasses.dataclass
 class Explainer:
@@ -57,7 +58,9 @@ class Explainer:
         if any(p.kind is p.VAR_KEYWORD for p in ps.values()): return
         own = list(ps)[1:]
         for k in (k for k in names if k not in own):
-            mend = f'write `{_elsewhere[k]}`' if k in _elsewhere else f"it has {', '.join(own) or 'none of its own'}"
+            other = _elsewhere.get(k)
+            known = other and (other in own or other not in _of_methods)
+            mend = f'write `{other}`' if known else f"it has {', '.join(own) or 'none of its own'}"
             raise TypeError(f"{self.name!r} has no option {k!r}; {mend}.")
 
 # %% ../../nbs/core/11_registry.ipynb #efbec998

@@ -12,7 +12,7 @@ from ..checks import *
 from ..image.heatmap import *
 from .hooks import *
 from contextlib import nullcontext
-import copy
+import copy,inspect
 
 # %% ../../nbs/core/07_target.ipynb #56c415ad
 def class_index(
@@ -140,7 +140,14 @@ class ScoreFunction(CustomTarget):
     "A plain function `f(output, idx) -> (rows,)` as a target"
     def __init__(self,
         f # Function of the model's output and of the image index of each row, `(rows,)`
-    ): self.f = f
+    ):
+        self.f = f
+        try: inspect.signature(f).bind(None, None)
+        except ValueError: pass # a built-in function, whose arguments are not known
+        except TypeError as e:
+            mend = f'write `target={f.category}`' if hasattr(f, 'category') else 'for a class, give its number or name'
+            raise TypeError("A target function takes the model's output and the images' indices, `f(output, idx)`, and "
+                            f"{getattr(f, '__name__', type(f).__name__)} does not; {mend}.") from e
 
     def settle(self,
         out, # What the model returned for the images
