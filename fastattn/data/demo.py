@@ -300,5 +300,6 @@ def train_once(
         if fn.exists(): learn.model.load_state_dict(load_file(fn))
         else:
             fit()
-            with whole_file(fn) as tmp: save_file(learn.model.state_dict(), tmp)
+            weights = {k:v.contiguous() for k,v in learn.model.state_dict().items()} # they may be channels-last
+            with whole_file(fn) as tmp: save_file(weights, tmp)
     learn.model.eval()
