@@ -113,7 +113,7 @@ class Deep(nn.Module):
 
 def test_chains():
     m,x = seeded(Glimpses),image()
-    with pytest.raises(ValueError, match='computed itself'): explain(m, x, 'gradcam', target=1, layer='look')
+    with pytest.raises(ValueError, match='on its own output'): explain(m, x, 'gradcam', target=1, layer='look')
     last = seeded(Glimpses, True)
     assert views_of(last, x, 'look')==[] and explain(last, x, 'gradcam', target=1, layer='look').raw.shape==(2,8,12)
     deep = seeded(Deep)
