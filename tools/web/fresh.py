@@ -75,10 +75,11 @@ def fresh(
     paths = [Path(o).resolve() for o in nbs] or sorted((root/'nbs').rglob('*.ipynb'))
     bad = 0
     for i,p in enumerate(o for o in paths if '.ipynb_checkpoints' not in o.parts):
-        old,new = run(p)
-        found = stale_cells(old, new)
+        try: old,new = run(p)
+        except SystemExit as e: new,found = None,[f"a cell fails: {str(e).strip().splitlines()[-1]}"]
+        else: found = stale_cells(old, new)
         bad += bool(found)
         print(f"{i+1}/{len(paths)} {p.relative_to(root)}: {'; '.join(found) or 'agrees'}", flush=True)
-        if found and save: store(new, p)
+        if found and save and new is not None: store(new, p)
     if bad and not save:
         return f'{bad} notebooks do not agree with their code: run `python tools/docs.py fresh --store`.'
