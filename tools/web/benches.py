@@ -240,10 +240,10 @@ def _unet_classifier_key(r):
 
 def _visualize_key(r):
     runs = r['visualize']['runs']
-    n,timed = next((n,v) for n,v in runs.items() if 'drawn_per_second' in v)
-    most = max(runs, key=int)
-    return (f"{timed['drawn_per_second']:.0f} pictures a second; over {int(most):,} pictures the process grows from "
-            f"{runs[most]['rss_before']} to {max(runs[most]['rss_peak_until'].values())} MB")
+    n,timed = max(((int(n),v) for n,v in runs.items() if 'by_command' in v))
+    return (f"{timed['by_command']:.0f} strips a second by the command (plain inference: "
+            f"{timed['plain']['inference_from_disk']:.0f} images); over {n:,} pictures the process grows from "
+            f"{timed['rss_before']} to {max(timed['rss_peak_until'].values())} MB")
 
 def _large_key(r):
     n,row = max(r['large_pictures']['megapixels'].items(), key=lambda o: int(o[0]))
@@ -340,7 +340,7 @@ benches = dict(
     unet_classifier=Bench('A classifier whose body is a U-Net', _unet_classifier_key,
                           lambda r: ['--seeds '+' '.join(map(str, r['unet_classifier']['seeds']))]),
     demo=Bench('The demo', _demo_key),
-    visualize=Bench('Ten thousand photographs', _visualize_key,
+    visualize=Bench('Strips of many photographs', _visualize_key,
                     lambda r: [f'--n {n}' for n in sorted(r['visualize']['runs'], key=int)]),
     large_pictures=Bench('Large pictures', _large_key),
     similar=Bench('Search among embeddings', _similar_key),
