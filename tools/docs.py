@@ -18,6 +18,7 @@ def main():
     fresh = sub.add_parser('fresh', help='run notebooks: do stored numbers, texts and pictures agree with the code?')
     fresh.add_argument('nbs', nargs='*', type=Path, help='these alone')
     fresh.add_argument('--store', action='store_true', help='store the new outputs of those that do not agree')
+    fresh.add_argument('--slow', action='store_true', help='also what is flagged `slow`, which takes an hour')
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')
     sub.add_parser('check', help='is README.md fresh?')
     web = sub.add_parser('site', help='build the site, and check it')
@@ -27,7 +28,7 @@ def main():
     if args.cmd == 'readme': from web.readme import readme; readme()
     elif args.cmd == 'check': from web.readme import check; check()
     elif args.cmd == 'site': site(args.out)
-    elif args.cmd == 'fresh': from web.fresh import fresh; sys.exit(fresh(args.nbs, args.store))
+    elif args.cmd == 'fresh': from web.fresh import fresh; sys.exit(fresh(args.nbs, args.store, args.slow))
     else:
         from web.execute import execute
         for o in args.nbs:

@@ -1,9 +1,9 @@
 "Builds the site: notebooks, reference, measured pages, Sphinx, checks"
-import contextlib, io, json, os, shutil, subprocess, sys, tempfile, time
+import json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 from . import check, measured, reference, sections
-from .links import page_of
-from .notebook import as_notebook, doc_of, page_from
+from .links import BrokenLink, page_of
+from .notebook import Unfit, as_notebook, doc_of, page_from
 from .settings import cfg, root
 
 here = Path(__file__).parent
@@ -29,42 +29,47 @@ def _fail(lines, what):
     more = [f'... and {len(lines)-40} more'] if len(lines)>40 else []
     if lines: raise Stopped('\n'.join([what, *lines[:40], *more]))
 
-def made_pages(
-    proc:Path # From `processed`
-)->dict: # `{path: text, notebook or bytes}`
-    "All sources of the site; raises `Stopped`, and names it, where a notebook cannot be shown"
-    told = [nb for s,nbs in sections.sidebar() for nb in nbs]
-    # gives the examples of the reference
-    shown_first = [nb for s in ('Get started','How to','Tutorials') for nb in sections.notebooks_of(s)]
-    pages = {page_of(nb):'.ipynb' for nb in told} | {f'reference/{n}':'.ipynb' for n in reference.public_names()}
-    pages |= dict.fromkeys((
-        *(f'{d}/index' for d in ('reference','tutorials','howto','inside')),'reference/methods','index'), '.md')
-    tables = measured.pages(root)
-    pages |= {p.removesuffix('.md'):'.md' for p in tables}
+def _page_names(told, tables):
+    "`{page: suffix}` of all pages of the site"
+    reference_pages = dict.fromkeys((f'reference/{n}' for n in reference.public_names()), '.ipynb')
+    indices = [*(f'{d}/index' for d in ('reference','tutorials','howto','inside')),'reference/methods','index']
+    return {page_of(nb):'.ipynb' for nb in told} | reference_pages | dict.fromkeys(indices, '.md') | tables
+
+def _from_notebooks(proc, told, pages):
+    "`{page: notebook}`, `{page: title}`, and pairs of page and documentation; stops for what is not documented"
     made,titles,docs,lacks = {},{},[],[]
     for nb in told:
-        page = page_of(nb)
-        cells = _cells(proc/nb)
+        page,cells = page_of(nb),_cells(proc/nb)
         made[page],titles[page],lack = page_from(cells, nb, pages)
         docs += [(page, md) for c in cells if (md := doc_of(c)) is not None]
         lacks += [f'nbs/{nb}: {o}' for o in lack]
     _fail(lacks, 'Nothing is said about these parameters:')
-    order = [*shown_first, *[nb for nb in told if nb not in shown_first]]
-    examples = reference.find_examples([(page_of(nb), titles[page_of(nb)], made[page_of(nb)]) for nb in order])
-    docs,pictures = reference.documented_in(docs),{}
-    res = {p+'.ipynb':nb for p,nb in made.items()}
-    for n in reference.public_names():
-        res[f'reference/{n}.ipynb'] = as_notebook(reference.reference_page(n, docs, examples, pages))
-    res['reference/index.md'] = reference.reference_index(docs, pages)
-    res['reference/methods.md'] = reference.methods_page(pages)
-    for title,section,folder in (('Tutorials','Tutorials','tutorials'), ('How to','How to','howto')):
+    return made,titles,docs
+
+def _reference(made, titles, docs, pages):
+    "The pages of the reference; examples come first from what users read first"
+    first = [page_of(nb) for s in ('Get started','How to','Tutorials') for nb in sections.notebooks_of(s)]
+    order = [*first, *[p for p in made if p not in first]]
+    examples,docs = reference.find_examples([(p, titles[p], made[p]) for p in order]),reference.documented_in(docs)
+    res = {f'reference/{n}.ipynb':as_notebook(reference.reference_page(n, docs, examples, pages))
+           for n in reference.public_names()}
+    return res | {'reference/index.md':reference.reference_index(docs, pages),
+                  'reference/methods.md':reference.methods_page(pages)}
+
+def made_pages(
+    proc:Path # From `processed`
+)->dict: # `{path: text, notebook or bytes}`
+    "All sources of the site; raises `Stopped`, and names it, where a notebook cannot be shown"
+    told,tables,pictures = [nb for _,nbs in sections.sidebar() for nb in nbs],measured.pages(root),{}
+    pages = _page_names(told, {p.removesuffix('.md'):'.md' for p in tables})
+    made,titles,docs = _from_notebooks(proc, told, pages)
+    res = {p+'.ipynb':nb for p,nb in made.items()} | _reference(made, titles, docs, pages) | tables
+    for section,folder in (('Tutorials','tutorials'), ('How to','howto')):
         nbs = sections.notebooks_of(section)
-        res[f'{folder}/index.md'] = sections.cards_page(title, _intro[folder], nbs, made, pictures)
-    cards = sections.cards_of(made['tutorials/gallery'])
-    res['index.md'] = sections.landing(cards, cfg['description']+'.', pictures)
+        res[f'{folder}/index.md'] = sections.cards_page(section, _intro[folder], nbs, made, pictures)
+    res['index.md'] = sections.landing(sections.cards_of(made['tutorials/gallery']), cfg['description']+'.', pictures)
     res['inside/index.md'] = sections.inside_index((here/'inside.md').read_text(encoding='utf-8'), made)
-    res |= tables | {to:f.read_bytes() for to,f in measured.pictures(root).items()} | pictures
-    return res
+    return res | {to:f.read_bytes() for to,f in measured.pictures(root).items()} | pictures
 
 _intro = dict(tutorials='Longer stories, each on a network that is trained on the page.',
               howto='Short answers, for your model, your labels, and the library that you know.')
@@ -83,8 +88,6 @@ def build(
 )->dict: # `pages`, `megabytes` and `seconds`
     "Build and check the site; raises `Stopped` for whatever a reader would stumble over, and leaves `out` as it was"
     start = time.time()
-    from .notebook import Unfit
-    from .links import BrokenLink
     if out.exists() and any(out.iterdir()) and not (out/'.nojekyll').exists():
         raise Stopped(f"{str(out)!r} is not empty and holds no site; choose another folder.")
     try: sources = made_pages(processed())

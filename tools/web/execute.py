@@ -50,7 +50,8 @@ def _scrub_cell(cell, old):
     if _timeless(cell.outputs) == _timeless(old): cell.outputs = old
 
 def run(
-    path:Path # Of a notebook
+    path:Path, # Of a notebook
+    slow:bool=True # Run the cells flagged `#| slow` too? If not, they keep their outputs
 )->tuple: # The notebook as it was, and with new outputs, cleaned; both as nbformat's
     "Run a notebook in its folder, in a kernel of its own; raises `SystemExit` where a cell fails"
     import nbformat
@@ -61,7 +62,7 @@ def run(
     nb = nbformat.read(path, as_version=4)
     old = copy.deepcopy(nb)
     clean_nb(old)
-    ids = {c.id for c in nb_test_cells(path)}
+    ids = {c.id for c in nb_test_cells(path) if slow or not re.search(r'^#\| *slow', c.source, re.M)}
     for c in nb.cells:
         if c.id not in ids: c.metadata.tags = ['skip-execution']  # for nbclient; cleaned away below
     client = NotebookClient(nb, timeout=None, coalesce_streams=True, record_timing=False, store_widget_state=False,

@@ -67,15 +67,21 @@ def stale_cells(old, new)->list: # Sentences
             res.append(f'cell `{line.strip()[:50]}`: {d}')
     return res
 
+def _is_slow(path):
+    "Does the frontmatter of a notebook say `slow: true`?"
+    return bool(re.search(r'"- slow: true', path.read_text(encoding='utf-8')))
+
 def fresh(
     nbs:list, # Paths of notebooks; empty is all
-    save:bool=False # Store the new outputs of those that do not agree?
+    save:bool=False, # Store the new outputs of those that do not agree?
+    slow:bool=False # Also run what is flagged `slow`, cells and notebooks?
 )->str: # What an exit says: None if all agree
     "Run notebooks, and say where stored outputs no longer agree with the code"
-    paths = [Path(o).resolve() for o in nbs] or sorted((root/'nbs').rglob('*.ipynb'))
+    every = sorted(o for o in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+    paths = [Path(o).resolve() for o in nbs] or [o for o in every if slow or not _is_slow(o)]
     bad = 0
-    for i,p in enumerate(o for o in paths if '.ipynb_checkpoints' not in o.parts):
-        try: old,new = run(p)
+    for i,p in enumerate(paths):
+        try: old,new = run(p, slow)
         except SystemExit as e: new,found = None,[f"a cell fails: {str(e).strip().splitlines()[-1]}"]
         else: found = stale_cells(old, new)
         bad += bool(found)
