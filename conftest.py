@@ -17,6 +17,8 @@ longest = {
     'tests/cli/test_train.py':290, 'nbs/detr/09_plots.ipynb':280, 'nbs/models/05_learners.ipynb':95,
     'tests/test_site.py':120, 'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75,
     'tests/cams/test_cam_parity.py':50, 'nbs/cams/06_cams.ipynb':50, 'nbs/interpret/04_interpretation.ipynb':45,
+    'nbs/tutorials/other_labels.ipynb':33, 'nbs/tutorials/gallery.ipynb':32, 'nbs/tutorials/chapter18.ipynb':31,
+    'nbs/tutorials/coming_from.ipynb':31, 'nbs/tutorials/which_method.ipynb':27, 'nbs/attribution/02_pixels.ipynb':90,
     'tests/field/test_blocks.py':85, 'tests/field/test_recorder.py':45, 'tests/field/test_notebook.py':25,
     'tests/field/test_dashboards.py':22, 'nbs/metrics/03_sanity.ipynb':45, 'nbs/cli/03_train.ipynb':40, 'nbs/features/03_projection.ipynb':37,
     'nbs/tutorials/vit_large.ipynb':36, 'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25}
