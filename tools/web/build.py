@@ -83,6 +83,17 @@ def _sphinx(src, out, warnings):
     if r.returncode and not lines: raise Stopped(f'Sphinx has failed: {r.stderr.strip()[-800:]}')
     return [l.replace(str(src)+'/', '') for l in lines]
 
+heavy = 250_000 # bytes of a picture
+
+def _lighten(folder):
+    "Write heavy pictures in 256 colours, dithered, which halves them and is hardly seen"
+    from PIL import Image
+    for f in folder.glob('*.png'):
+        if f.stat().st_size<heavy: continue
+        with Image.open(f) as im: flat = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
+        few = flat.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+        few.save(f, optimize=True)
+
 def build(
     out:Path # Folder of the site, which is replaced
 )->dict: # `pages`, `megabytes` and `seconds`
@@ -101,6 +112,7 @@ def build(
         _fail(_sphinx(src, html, Path(t)/'warnings'), 'Sphinx warns:')
         shutil.rmtree(html/'.doctrees', ignore_errors=True)
         for f in (html/'_static').rglob('*.html'): f.unlink() # templates of the theme
+        _lighten(html/'_images')
         _fail(check.faults_of(html), 'The site has faults:')
         (html/'.nojekyll').touch()
         if out.exists(): shutil.rmtree(out)
