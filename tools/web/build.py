@@ -1,5 +1,5 @@
 "Builds the site: notebooks, reference, measured pages, Sphinx, checks"
-import json, os, shutil, subprocess, sys, tempfile, time
+import json, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 from . import check, measured, reference, sections
 from .links import BrokenLink, page_of
@@ -83,16 +83,21 @@ def _sphinx(src, out, warnings):
     if r.returncode and not lines: raise Stopped(f'Sphinx has failed: {r.stderr.strip()[-800:]}')
     return [l.replace(str(src)+'/', '') for l in lines]
 
-heavy = 250_000 # bytes of a picture
+heavy = 150_000 # bytes of a picture
 
-def _lighten(folder):
-    "Write heavy pictures in 256 colours, dithered, which halves them and is hardly seen"
+def _lighten(html):
+    "Write heavy pictures as WebP, a quarter as large, and name them in the pages"
     from PIL import Image
-    for f in folder.glob('*.png'):
-        if f.stat().st_size<heavy: continue
+    heavies = [f for f in (html/'_images').glob('*.png') if f.stat().st_size>heavy]
+    for f in heavies:
         with Image.open(f) as im: flat = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
-        few = flat.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
-        few.save(f, optimize=True)
+        flat.convert('RGB').save(f.with_suffix('.webp'), quality=92, method=4)
+        f.unlink()
+    names = re.compile('|'.join(re.escape(f.name) for f in heavies) or '(?!)')
+    for page in html.rglob('*.html'):
+        text = page.read_text(encoding='utf-8')
+        new = names.sub(lambda m: m[0].removesuffix('.png')+'.webp', text)
+        if new!=text: page.write_text(new, encoding='utf-8')
 
 def build(
     out:Path # Folder of the site, which is replaced
@@ -112,7 +117,7 @@ def build(
         _fail(_sphinx(src, html, Path(t)/'warnings'), 'Sphinx warns:')
         shutil.rmtree(html/'.doctrees', ignore_errors=True)
         for f in (html/'_static').rglob('*.html'): f.unlink() # templates of the theme
-        _lighten(html/'_images')
+        _lighten(html)
         _fail(check.faults_of(html), 'The site has faults:')
         (html/'.nojekyll').touch()
         if out.exists(): shutil.rmtree(out)

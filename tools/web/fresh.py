@@ -34,7 +34,8 @@ def pictures_differ(
     if max(abs(i-j) for i,j in zip(a.shape, b.shape))>9:
         return f'a picture of {a.shape[1]}x{a.shape[0]} pixels is now {b.shape[1]}x{b.shape[0]}'
     h,w = (min(i,j)//_block for i,j in zip(a.shape[:2], b.shape[:2]))
-    d = abs(a-b)[:h*_block,:w*_block].mean(-1).reshape(h,_block,w,_block).mean((1,3))
+    a,b = (o[:h*_block,:w*_block] for o in (a,b))
+    d = abs(a-b).mean(-1).reshape(h,_block,w,_block).mean((1,3))
     if d.max()<=_most: return ''
     y,x = np.unravel_index(d.argmax(), d.shape)
     return f'the picture differs at ({x*_block},{y*_block}), in {(d>_most).mean():.0%} of its area'
