@@ -61,6 +61,8 @@ def test_links_of_notebooks():
         to('[a](nowhere.ipynb)')
 
 def test_links_of_names():
+    twice = 'a [b [`c`](/core/pipeline.html#c) d](x.ipynb)'
+    assert links.unnest(twice)=='a [b `c` d](x.ipynb)'
     from_nbdev = '[`explain`](/core/pipeline.html#explain) [`o`](/core/pipeline.html#o.p)'
     got = links.relink_names(from_nbdev, 'core/pipeline', pages)
     assert got == '[`explain`](../reference/explain.ipynb) [`o`](pipeline.ipynb#op)'
@@ -120,11 +122,11 @@ def test_faults_of_a_site(tmp_path):
     (tmp_path/'a.html').write_text('<a id="x"></a><a href="b.html#y">1</a><a href="c.html">2</a><img src="p.png">'
                                    '<a href="a.html#x">3</a><a href="https://example.org">4</a>'
                                    '<script src="https://cdn.example/x.js"></script>')
-    (tmp_path/'b.html').write_text('<p>b</p>')
+    (tmp_path/'b.html').write_text('<p>b [c](d.html)</p>')
     found = ' '.join(check.faults_of(tmp_path))
-    for o in ("'b.html#y': no such place","'c.html', which is not there","'p.png', which is not there",'another host'):
+    for o in ("'b.html#y': no such place","'c.html', which is not there","p.png', which is not there",'another host','link as text'):
         assert o in found
-    assert len(check.faults_of(tmp_path))==4
+    assert len(check.faults_of(tmp_path))==5
 
 def test_a_folder_of_somebody_else_is_not_replaced(tmp_path):
     (tmp_path/'mine.txt').write_text('x')

@@ -1,4 +1,5 @@
 "Checks of a built site: links, pictures, and that no page asks another host for anything"
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -7,7 +8,7 @@ class _Page(HTMLParser):
     "Anchors of a page, its links, and what it loads"
     def __init__(self):
         super().__init__()
-        self.ids,self.links,self.loads,self.alts = set(),[],[],[]
+        self.ids,self.links,self.loads,self.text,self.quiet = set(),[],[],[],0
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.ids |= {a[k] for k in ('id','name') if a.get(k)}
@@ -17,6 +18,13 @@ class _Page(HTMLParser):
             (self.loads if loaded else self.links).append(a['href'])
         if tag in ('img','script','source','iframe','video','audio') and a.get('src'): self.loads.append(a['src'])
         if tag=='object' and a.get('data'): self.loads.append(a['data'])
+
+        self.quiet += tag in _code
+    def handle_endtag(self, tag): self.quiet -= tag in _code
+    def handle_data(self, data):
+        if not self.quiet: self.text.append(data)
+
+_code = 'code','pre','script','style'
 
 def _read(f):
     p = _Page()
@@ -31,6 +39,7 @@ def faults_of(
     "Broken links and anchors, missing pictures, and what pages load from other hosts"
     pages,res = {f.relative_to(site).as_posix():_read(f) for f in sorted(site.rglob('*.html'))},[]
     for name,p in pages.items():
+        if m := re.search(r'\S*\]\([^\s()]+\)', ''.join(p.text)): res.append(f'{name} shows a link as text: {m[0]!r}.')
         for url in p.loads:
             if url.startswith('data:'): continue
             if _is_elsewhere(url): res.append(f'{name} loads {url[:80]} from another host.')

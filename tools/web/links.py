@@ -17,6 +17,13 @@ _fence = re.compile(r'(^```.*?^```)', re.M|re.S)
 _link = re.compile(r'(?<!\\)(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^()\s]+)\)')
 _from_nbdev = re.compile(r'\]\(/(?P<page>[\w/]+)\.html#(?P<anchor>[^)]*)\)')
 
+_linked_twice = re.compile(r'\[([^\[\]]*)\[([^\[\]]+)\]\(/[^()]*\)([^\[\]]*)\]\(')
+
+def unnest(text):
+    "Undo nbdev's links of names inside links"
+    while (new := _linked_twice.sub(r'[\1\2\3](', text))!=text: text = new
+    return text
+
 def relink(
     text:str, # Markdown of a notebook
     nb:str, # The notebook it is from, relative to `nbs`

@@ -1,6 +1,6 @@
 "A page from a notebook that nbdev has processed"
 import ast, re, yaml
-from .links import page_of, relink, relink_names
+from .links import page_of, relink, relink_names, unnest
 from .settings import colab
 from .shown import parsed, shown
 from .signature import as_table
@@ -132,7 +132,7 @@ def page_from(
             if not src: continue
             found = re.findall(r'^(#+) ', re.sub(r'^```.*?^```', '', src, flags=re.M|re.S), re.M)
             if found: level = last = len(found[-1])
-            res.append(_markdown(relink_names(relink(src, nb, pages), page_of(nb), pages)))
+            res.append(_markdown(relink_names(relink(unnest(src), nb, pages), page_of(nb), pages)))
         elif (md := doc_of(c)) is not None:
             last = min(min(level, 2)+1+('.' in doc_name(md)), last+1)
             res.append(_markdown(documentation(md, last, page_of(nb), pages)))
