@@ -15,7 +15,7 @@ class NotebookFailed(Exception): pass
 longest = {
     'nbs/features/06_dreams.ipynb':400, 'tests/models/test_encoders.py':300, 'nbs/callback/04_recorder.ipynb':70,
     'tests/cli/test_train.py':290, 'nbs/detr/09_plots.ipynb':280, 'nbs/models/05_learners.ipynb':95,
-    'tests/test_site.py':120, 'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75,
+    'tests/test_site.py::test_site_is_built':120, 'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75,
     'tests/cams/test_cam_parity.py':50, 'nbs/cams/06_cams.ipynb':50, 'nbs/interpret/04_interpretation.ipynb':45,
     'nbs/tutorials/other_labels.ipynb':33, 'nbs/tutorials/gallery.ipynb':32, 'nbs/tutorials/chapter18.ipynb':31,
     'nbs/tutorials/coming_from.ipynb':31, 'nbs/tutorials/which_method.ipynb':27, 'nbs/attribution/02_pixels.ipynb':90,
@@ -24,7 +24,8 @@ longest = {
     'nbs/tutorials/vit_large.ipynb':36, 'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25}
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda o: -longest.get(o.nodeid.split('::')[0], 0)) # those of one file stay together
+    def _seconds(o): return longest.get(o.nodeid) or longest.get(o.nodeid.split('::')[0], 0)
+    items.sort(key=lambda o: -_seconds(o)) # those of one file stay together
 
 @pytest.fixture(scope='session')
 def from_bench():

@@ -1,5 +1,5 @@
 "The site: what a page shows of a notebook, links, faults that stop the build; the built site, read by a browser"
-import functools, http.server, importlib.util, json, re, shutil, socketserver, sys, threading
+import functools, http.server, importlib.util, json, os, re, shutil, socketserver, sys, threading
 from pathlib import Path
 import pytest
 
@@ -157,9 +157,14 @@ def test_stale_outputs_are_found():
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
-    "The whole site, built once"
-    out = tmp_path_factory.mktemp('web')/'site'
-    return out,build.build(out)
+    "The whole site and what was said of it, built once by whichever process comes first"
+    from filelock import FileLock
+    shared = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ: shared = shared.parent
+    out,said = shared/'site',shared/'site.json'
+    with FileLock(shared/'site.lock'):
+        if not said.exists(): said.write_text(json.dumps(build.build(out)))
+    return out,json.loads(said.read_text())
 
 def test_site_is_built(site):
     "Without a warning, a broken link, a missing picture or a docment without a word: any of these stops it"
