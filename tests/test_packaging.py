@@ -40,6 +40,7 @@ def test_metadata_agree():
     assert proj['description'] == cfg['description']
     assert proj['requires-python'] == f">={cfg['min_python']}"
     assert proj['urls']['Repository'] == cfg['git_url']
+    assert proj['urls']['Homepage'] == cfg['doc_url']
     assert 'version' in proj['dynamic'] and 'dependencies' in proj['dynamic']
     assert fastattn.__version__ == cfg['version']
     assert f"[{cfg['version']}]" in read('CHANGELOG.md')
