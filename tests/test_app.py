@@ -1,5 +1,6 @@
 "The tutorial's app, as a server that is asked; and clicked in a browser, where there is one"
 import importlib.util, json, os, shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -42,14 +43,21 @@ def test_asked(served, tmp_path):
                     reason='chromium or playwright is not there')
 def test_clicked(served):
     "A picture is given, the button is pressed, a heatmap is there"
-    from playwright.sync_api import sync_playwright
     ns,url = served
+    file = ns['learn'].dls.valid_ds.items[3]
+    # in a thread of its own: Playwright refuses to run where another test has left an event loop
+    with ThreadPoolExecutor(1) as thread: assert thread.submit(_pictures_after_click, url, file).result()>=2
+
+def _pictures_after_click(url, file):
+    "How many pictures the page shows when the answer is there"
+    from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         b = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
         page = b.new_page()
         page.goto(url)
-        page.set_input_files('input[type=file]', str(ns['learn'].dls.valid_ds.items[3]))
+        page.set_input_files('input[type=file]', str(file))
         page.get_by_role('button', name='Submit').click()
-        page.wait_for_selector('text='+ns['learn'].dls.valid_ds.items[3].parent.name, timeout=60_000)
-        assert page.locator('img').count()>=2
+        page.wait_for_selector('text='+file.parent.name, timeout=60_000)
+        n = page.locator('img').count()
         b.close()
+    return n

@@ -1,5 +1,6 @@
 "The site: what a page shows of a notebook, links, faults that stop the build; the built site, read by a browser"
 import functools, http.server, importlib.util, json, os, re, shutil, socketserver, sys, threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
 
@@ -124,7 +125,8 @@ def test_faults_of_a_site(tmp_path):
                                    '<script src="https://cdn.example/x.js"></script>')
     (tmp_path/'b.html').write_text('<p>b [c](d.html)</p>')
     found = ' '.join(check.faults_of(tmp_path))
-    for o in ("'b.html#y': no such place","'c.html', which is not there","p.png', which is not there",'another host','link as text'):
+    says = "'b.html#y': no such place","'c.html', which is not there","'p.png', which is not there",'another host','as text'
+    for o in says:
         assert o in found
     assert len(check.faults_of(tmp_path))==5
 
@@ -175,25 +177,46 @@ def test_site_is_built(site):
     assert 'Example' in page and '<img' in page and '#L' in page
     assert not (out/'core/pipeline.html').read_text(encoding='utf-8').count('test_eq')
 
-@pytest.fixture(scope='session')
-def browser(site):
-    "Headless Chromium and the address of the served site; requests to other hosts and errors on the console are kept"
-    from playwright.sync_api import sync_playwright
+class Browser:
+    """Headless Chromium on the served site; errors on the console and requests to other hosts are kept in `faults`
+
+    Opened, used and closed in one thread of its own: Playwright refuses to run where a test has left an event loop."""
+    def __init__(self, url):
+        from playwright.sync_api import sync_playwright
+        self.url,self.faults = url,[]
+        self.playwright = sync_playwright().start()
+        self.chromium = self.playwright.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        self.page = self.chromium.new_page(viewport=dict(width=1280, height=900))
+        self.page.on('console', lambda m: self.fault(m.text) if m.type=='error' else None)
+        self.page.on('pageerror', self.fault)
+        self.page.on('request', self.asked)
+
+    def fault(self, says): self.faults.append(f'{self.page.url}: {says}')
+
+    def asked(self, r):
+        if not r.url.startswith((self.url,'data:','blob:','about:')): self.fault(f'asks {r.url}')
+
+    def open(self, path): self.page.goto(self.url+path)
+
+    def close(self):
+        self.chromium.close()
+        self.playwright.stop()
+
+@pytest.fixture(scope='module')
+def browse(site):
+    "A function that lets a function use a `Browser`"
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
     server = socketserver.ThreadingTCPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(site[0])))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url,faults = f'http://127.0.0.1:{server.server_address[1]}/',[]
-    with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
-        page = b.new_page(viewport=dict(width=1280, height=900))
-        page.on('console', lambda m: faults.append(f'{page.url}: {m.text}') if m.type=='error' else None)
-        page.on('pageerror', lambda e: faults.append(f'{page.url}: {e}'))
-        def _asked(r):
-            if not r.url.startswith((url,'data:','blob:','about:')): faults.append(f'{page.url} asks {r.url}')
-        page.on('request', _asked)
-        yield page,url,faults
-        b.close()
+    with ThreadPoolExecutor(1) as thread:
+        b = thread.submit(Browser, f'http://127.0.0.1:{server.server_address[1]}/').result()
+        def _use(f):
+            res = thread.submit(f, b).result()
+            assert not b.faults
+            return res
+        yield _use
+        thread.submit(b.close).result()
     server.shutdown()
 
 in_browser = pytest.mark.skipif(not chromium or importlib.util.find_spec('playwright') is None,
@@ -203,53 +226,52 @@ in_browser = pytest.mark.skipif(not chromium or importlib.util.find_spec('playwr
 @pytest.mark.parametrize('asked,page', [
     ('gradcam','cams/gradient'), ('which pixels did this box come from','detr/attention'),
     ('AttentionRecorder','reference/AttentionRecorder')])
-def test_search(browser, asked, page):
-    web,url,faults = browser
-    web.goto(f"{url}search.html?q={asked.replace(' ', '+')}")
-    web.wait_for_function("!document.querySelector('#search-progress')?.textContent.includes('Preparing') && "
-                          "document.querySelectorAll('ul.search li a').length>0", timeout=30_000)
-    web.wait_for_timeout(1500)
-    found = web.eval_on_selector_all('ul.search li a', 'as => as.map(a => a.href)')
+def test_search(browse, asked, page):
+    def _found(b):
+        b.open(f"search.html?q={asked.replace(' ', '+')}")
+        b.page.wait_for_function("document.querySelectorAll('ul.search li a').length>0", timeout=30_000)
+        b.page.wait_for_timeout(1500) # results come one by one
+        return b.page.eval_on_selector_all('ul.search li a', 'as => as.map(a => a.href)')
+    found = browse(_found)
     assert any(f'/{page}.html' in o for o in found[:10]), found[:10]
-    assert not faults
 
 @in_browser
-def test_pages_open(browser, pytestconfig):
+def test_pages_open(browse, pytestconfig):
     "Pages of the sidebar, every ninth of them without `--slow`: no error on the console, no picture that does not load"
-    web,url,faults = browser
-    web.goto(url)
     tops = ['index','reference/index','inside/index','measured/index','tutorials/index','howto/index']
     every = [links.page_of(nb) for _,nbs in sections.sidebar() for nb in nbs]
     every += [f'reference/{n}' for n in reference.public_names()]
+    def _broken(b, p):
+        b.open(f'{p}.html')
+        return b.page.eval_on_selector_all('img', 'os => os.filter(o => o.complete && !o.naturalWidth).map(o => o.src)')
     for p in [*tops, *every[::1 if pytestconfig.getoption('slow') else 9]]:
-        web.goto(f'{url}{p}.html')
-        broken = web.eval_on_selector_all('img', 'os => os.filter(o => o.complete && !o.naturalWidth).map(o => o.src)')
-        assert not broken, (p, broken)
-    assert not faults
+        assert not browse(functools.partial(_broken, p=p)), p
 
 @in_browser
-def test_detector_page_is_clicked(browser):
+def test_detector_page_is_clicked(browse):
     "Two points clicked: the map of what each attends to is drawn"
-    web,url,faults = browser
-    web.goto(f'{url}detr/viewer.html')
-    frame = web.frame_locator('iframe').first
-    picture,shown = frame.locator('#pic'),frame.locator('#map')
-    picture.scroll_into_view_if_needed()
-    frame.locator('button[data-mode=from]').click()
-    seen,box = [shown.evaluate('c => c.toDataURL()')],picture.bounding_box()
-    for x,y in ((.3,.4), (.8,.7)):
-        picture.click(position=dict(x=box['width']*x, y=box['height']*y))
-        web.wait_for_timeout(300)
-        seen.append(shown.evaluate('c => c.toDataURL()'))
-    assert len(set(seen))==3 and not faults
+    def _maps(b):
+        b.open('detr/viewer.html')
+        frame = b.page.frame_locator('iframe').first
+        picture,shown = frame.locator('#pic'),frame.locator('#map')
+        picture.scroll_into_view_if_needed()
+        frame.locator('button[data-mode=from]').click()
+        seen,box = [shown.evaluate('c => c.toDataURL()')],picture.bounding_box()
+        for x,y in ((.3,.4), (.8,.7)):
+            picture.click(position=dict(x=box['width']*x, y=box['height']*y))
+            b.page.wait_for_timeout(300)
+            seen.append(shown.evaluate('c => c.toDataURL()'))
+        return seen
+    assert len(set(browse(_maps)))==3
 
 @in_browser
 @pytest.mark.parametrize('width', [390, 820, 1400])
-def test_nothing_is_wider_than_the_window(browser, width):
-    web,url,faults = browser
-    web.set_viewport_size(dict(width=width, height=800))
-    for p in ('index','tutorials/chapter18','reference/explain','measured/cams'):
-        web.goto(f'{url}{p}.html')
-        assert web.evaluate('document.documentElement.scrollWidth')<=width+1, (p, width)
-    web.set_viewport_size(dict(width=1280, height=900))
-    assert not faults
+def test_nothing_is_wider_than_the_window(browse, width):
+    def _widths(b):
+        b.page.set_viewport_size(dict(width=width, height=800))
+        res = {}
+        for p in ('index','tutorials/chapter18','reference/explain','measured/cams'):
+            b.open(f'{p}.html')
+            res[p] = b.page.evaluate('document.documentElement.scrollWidth')
+        return res
+    assert not {p:w for p,w in browse(_widths).items() if w>width+1}
