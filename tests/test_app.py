@@ -6,7 +6,7 @@ import numpy as np, pytest
 from PIL import Image
 pytest.importorskip('gradio', reason='gradio is not installed')
 os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_OFFLINE='1')
-chromium = shutil.which('chromium')
+chromium = next(filter(None, map(shutil.which, ('chromium','chromium-browser','google-chrome'))), None)
 
 def cells():
     "The code of the notebook, without what is hidden or opens a page"

@@ -9,7 +9,7 @@ sys.path.insert(0, str(root/'tools'))
 from web import build, check, fresh, links, notebook, reference, sections, settings, shown, signature, source
 from web.readme import build_readme
 
-chromium = shutil.which('chromium')
+chromium = next(filter(None, map(shutil.which, ('chromium','chromium-browser','google-chrome'))), None)
 
 ## What is shown
 
@@ -27,6 +27,7 @@ def test_what_a_shown_cell_needs_is_shown():
 def test_functions_that_only_check_are_not_shown():
     assert shown.without_checks('def same(a):\n    test_eq(a, 1)\nsame(1)') == ('same(1)', True)
     assert shown.without_checks('for i in range(3): test_eq(i, i)') == ('', True)
+    assert shown.without_checks('for i in r:\n    f(i)\n    test_eq(i, 1)') == ('for i in r:\n    f(i)', True)
     assert shown.without_checks('%pip install x\ny = 1') == ('%pip install x\ny = 1', False)
 
 ## Signatures
@@ -125,7 +126,8 @@ def test_faults_of_a_site(tmp_path):
                                    '<script src="https://cdn.example/x.js"></script>')
     (tmp_path/'b.html').write_text('<p>b [c](d.html)</p>')
     found = ' '.join(check.faults_of(tmp_path))
-    says = "'b.html#y': no such place","'c.html', which is not there","'p.png', which is not there",'another host','as text'
+    says = ("'b.html#y': no such place","'c.html', which is not there","'p.png', which is not there",'another host',
+            'as text')
     for o in says:
         assert o in found
     assert len(check.faults_of(tmp_path))==5
@@ -149,7 +151,7 @@ def _png(n):
 def test_stale_outputs_are_found():
     assert fresh.texts_differ('loss 1.203 in 00:12', 'loss 1.207 in 03:40')==''
     assert fresh.texts_differ('loss 1.2', 'loss 1.3')=='1.2 is now 1.3'
-    assert fresh.texts_differ("layer 'a'", "layer 'b'")
+    assert fresh.texts_differ("layer 'a'", "layer 'b'") and fresh.texts_differ('0.001', '0.015')
     assert fresh.pictures_differ(_png(.51), _png(.51))=='' and 'differs' in fresh.pictures_differ(_png(.51), _png(.57))
     out = dict(output_type='stream', text='3')
     assert fresh.cell_differs([out], [])=='1 outputs are now 0'
@@ -175,6 +177,8 @@ def test_site_is_built(site):
     for n in reference.public_names(): assert (out/f'reference/{n}.html').exists()
     page = (out/'reference/explain.html').read_text(encoding='utf-8')
     assert 'Example' in page and '<img' in page and '#L' in page
+    for n,method in (('ClassificationInterpretation','plot_top_losses'), ('AttentionRecorder','plot_heads')):
+        assert f'{method}</h3>' in re.sub(r'<a class="headerlink".*?</a>', '', (out/f'reference/{n}.html').read_text('utf-8'))
     assert not (out/'core/pipeline.html').read_text(encoding='utf-8').count('test_eq')
 
 class Browser:

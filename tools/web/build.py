@@ -13,7 +13,10 @@ class Stopped(Exception): "What stops the build, in a sentence"
 def processed()->Path:
     "The notebooks as nbdev prepares them for documentation: imports are run, functions documented"
     from nbdev.serve import proc_nbs
-    try: return Path(proc_nbs(str(root/'nbs')))
+    import fastattn
+    if not Path(fastattn.__file__).is_relative_to(root):
+        raise Stopped(f"{fastattn.__file__} is imported, and not {root}: install that one with `pip install -e`.")
+    try: return Path(proc_nbs(str(root/'nbs'), force=True)) # what is kept would have old line numbers
     except Exception as e: # of a worker, with its traceback as text
         text = str(e.__cause__ or e).strip().splitlines()
         raise Stopped(f"nbdev cannot process the notebooks: {text[-1] if text else e!r}") from e

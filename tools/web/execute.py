@@ -1,5 +1,5 @@
 "Notebooks run in a kernel of their own, and outputs that may be published"
-import copy, json, re, sys, sysconfig
+import copy, json, re, sys, sysconfig, tempfile
 from pathlib import Path
 from .settings import root
 
@@ -20,7 +20,7 @@ def _stderr(s):
 def _text(s):
     "`s` without paths of this machine"
     for pat, new in _local_paths(): s = pat.sub(new, s)
-    s = re.sub(r'/tmp/tmp\w{8}/', '', s) # another name in each run
+    s = re.sub(rf'{re.escape(tempfile.gettempdir())}/tmp\w{{8}}/', '', s) # another name in each run
     return re.sub(r'\S*/ipykernel_\d+/\d+\.py', 'cell', s)
 
 def _scrub(o):

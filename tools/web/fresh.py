@@ -6,10 +6,12 @@ from .settings import root
 
 _number = re.compile(r'(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?')
 _clock = re.compile(r'\b\d+:\d\d\b')
-tolerance = .02 # of a number, and of 1: other processors round otherwise
+tolerance = .02 # of a number: other processors round otherwise
 _block,_most = 16,12 # pixels, and the mean difference in a block, of 255: another digit makes 20 and more
 
-def _close(a, b): return abs(a-b)<=tolerance*(1+abs(b))
+def _unit(s): return 10.**-len(s.partition('.')[2]) if 'e' not in s else 0 # of the last digit
+
+def _close(a, b): return abs(float(a)-float(b))<=max(tolerance*abs(float(b)), .51*max(_unit(a), _unit(b)))
 
 def texts_differ(
     old:str, new:str # Texts of outputs
@@ -21,7 +23,7 @@ def texts_differ(
         i = next((i for i,(a,b) in enumerate(zip(*words)) if a!=b), min(map(len, words)))
         return f"{' '.join(words[0][i:i+6])!r} is now {' '.join(words[1][i:i+6])!r}"
     for a,b in zip(_number.findall(old), _number.findall(new)):
-        if not _close(float(a), float(b)): return f'{a} is now {b}'
+        if not _close(a, b): return f'{a} is now {b}'
     return ''
 
 def pictures_differ(
@@ -62,7 +64,7 @@ def stale_cells(old, new)->list: # Sentences
     "The cells of a notebook whose stored outputs no longer agree"
     res = []
     for a,b in zip(old.cells, new.cells):
-        if a.cell_type!='code' or re.search(r'^#\| measured: true', a.source, re.M): continue
+        if a.cell_type!='code' or re.search(r'^#\| varies: true', a.source, re.M): continue
         if d := cell_differs(a.outputs, b.outputs):
             line = next((l for l in reversed(a.source.splitlines()) if l.strip()), '')
             res.append(f'cell `{line.strip()[:50]}`: {d}')

@@ -4,7 +4,7 @@ from .links import page_of, relink, relink_names, unnest
 from .settings import colab
 from .shown import parsed, shown
 from .signature import as_table
-from .source import fields_at, folded, undocumented
+from .source import fields_at, folded, line_of, undocumented
 
 class Unfit(ValueError): "A notebook that cannot be shown as it is"
 
@@ -27,11 +27,17 @@ def _joined(o): return o if isinstance(o, str) else ''.join(o)
 
 _shown_doc = re.compile(r'^#+ (?P<name>[^\n]+)$(?P<rest>.*)', re.M|re.S)
 _source_link = re.compile(r'^\[source\]\((?P<url>[^)]*)\)(\{[^}]*\})?\s*$', re.M)
-def _location(md):
+def location(
+    md:str, # From `show_doc`
+    page:str # The page of its module
+)->tuple: # None where it is not found
     "Path and line of what is documented"
     m = _source_link.search(md)
     at = m and re.search(r'/blob/[^/]+/(?P<path>[^#]+)#L(?P<line>\d+)', m['url'])
-    return (at['path'],int(at['line'])) if at else None
+    if at: return at['path'],int(at['line'])
+    path = f'fastattn/{page}.py'
+    line = line_of(path, doc_name(md).split('.')[-1])
+    return (path,line) if line else None
 
 _signature = re.compile(r'^```python\n.*?^```', re.M|re.S)
 
@@ -39,20 +45,22 @@ def documentation(
     md:str, # From `show_doc`
     level:int, # Of the heading
     page:str, # The page it is for
-    pages:dict # `{page: suffix}`
+    pages:dict, # `{page: suffix}`
+    home:str=None # The page of its module; None is `page`
 )->str:
     "Heading, signature and text as the site shows them, the source behind a fold"
-    at = _location(md)
+    at = location(md, home or page)
     m = _shown_doc.search(_source_link.sub('', md).replace('---\n', '', 1))
     name,rest = m['name'].replace('\\_', '_').strip(),m['rest'].strip()
     if fields := at and fields_at(*at): rest = _signature.sub(lambda _: f'```python\n{fields}\n```', rest, 1)
     rest = relink_names(as_table(rest), page, pages)
     return f"{'#'*level} {name}\n\n{rest}\n\n{folded(*at) if at else ''}".rstrip()
 
-def _silent(md):
+def _silent(md, page):
     "The parameters that nothing is said about, with the name of the function"
-    at = _location(md)
-    return [f'{doc_name(md)}: {p}' for p in (undocumented(*at) if at else [])]
+    at = location(md, page)
+    if at is None: return [f'{doc_name(md)}: its source is not found']
+    return [f'{doc_name(md)}: {p}' for p in undocumented(*at)]
 
 def doc_name(md):
     "The name of what `show_doc` has documented"
@@ -136,7 +144,7 @@ def page_from(
         elif (md := doc_of(c)) is not None:
             last = min(min(level, 2)+1+('.' in doc_name(md)), last+1)
             res.append(_markdown(documentation(md, last, page_of(nb), pages)))
-            lacks += _silent(md)
+            lacks += _silent(md, page_of(nb))
         else:
             src,outputs = next(sources),_visible_outputs(c, f)
             if src is None: continue

@@ -1,11 +1,10 @@
 "A page for each public name, from what nbdev says of it and from the first cell that shows it at work"
-import ast, re
+import ast, builtins, re
 from posixpath import relpath
-from .links import relink_names
-from .notebook import Unfit, doc_name, documentation
+from .notebook import Unfit, doc_name, documentation, location
 from .settings import root
-from .shown import uses_in
-from .source import folded
+from .shown import names_in, uses_in
+from .source import bases_at, summary_at, summary_of
 
 def groups()->dict: # `{heading: names}`, in the order of `fastattn.all`
     "The public names, grouped as the comments in `fastattn/all.py` group them"
@@ -19,15 +18,21 @@ def _suffix(pages, page): return page+pages[page]
 
 def _link(label, page, pages): return f"[{label}]({relpath(page, 'reference')}{pages[page]})"
 
+# what a reader needs no line for
+_known = {*dir(builtins),*public_names(),*'learn dls interp files file items img model plt np pd Path'.split()}
+
 class Example:
     "A cell that shows a name at work"
     def __init__(self, cell, page, title): self.cell,self.page,self.title = cell,page,title
     @property
     def rank(self):
-        "Those with a picture first, then those with any output; short ones before long ones"
+        "Those without tests first, with a picture, with few names from elsewhere, and short ones"
         outs = self.cell['outputs']
         picture = any('image/png' in o.get('data', {}) for o in outs)
-        return (not picture, not outs, 'remove-input' in self.cell['metadata'].get('tags', []),
+        unknown = names_in(self.cell['source'])[1]-_known
+        test = re.search(r'test_|assert |warnings[.]', self.cell['source'])
+        hidden = 'remove-input' in self.cell['metadata'].get('tags', [])
+        return (bool(test), not picture, not outs, len(unknown)>3, hidden,
                 len(self.cell['source'].splitlines())>9)
 
 def find_examples(
@@ -43,14 +48,11 @@ def find_examples(
                 if n not in best or e.rank<best[n].rank: best[n] = e
     return best
 
-def _first_line(doc):
-    "The summary in what `show_doc` writes, in italics there"
-    m = re.search(r'^\*(.+?)\*$', doc, re.M|re.S)
-    return m[1].replace('\n', ' ') if m else ''
-
 class Documented:
     "What nbdev says of a name: itself, and its methods"
-    def __init__(self, page, md): self.page,self.md,self.methods = page,md,[]
+    def __init__(self, page, md):
+        self.page,self.md,self.methods,at = page,md,[],location(md, page)
+        self.summary,self.bases = (summary_at(*at),bases_at(*at)) if at else ('',[])
 
 def documented_in(
     docs:list # `(page, text from show_doc)`, in the order of the notebooks
@@ -64,6 +66,21 @@ def documented_in(
     for c,md in methods:
         if c in res: res[c].methods.append(md)
     return res
+
+def all_methods(
+    name:str, # Of a class
+    docs:dict # From `documented_in`
+)->list: # Texts from `show_doc`
+    "The documented methods of a class and of its bases in this library, those of a class before those of its bases"
+    found,seen = [],set()
+    def _add(n):
+        if n in seen or n not in docs: return
+        seen.add(n)
+        had = {doc_name(m).split('.')[-1] for m in found}
+        found.extend(m for m in docs[n].methods if doc_name(m).split('.')[-1] not in had)
+        for b in docs[n].bases: _add(b)
+    _add(name)
+    return found
 
 def _class_of(name):
     "The class of an object that a module makes, as `explainers = Registry()`; None where there is none"
@@ -86,15 +103,15 @@ def reference_page(
     if name not in docs: raise Unfit(f"{name!r} is in `fastattn.all`, and no notebook documents it.")
     if name not in examples: raise Unfit(f"{name!r} is in `fastattn.all`, and no visible cell of a notebook uses it.")
     d,page = docs[name],f'reference/{name}'
-    text = re.sub(r'^# .*', f'# {name}', documentation(d.md, 1, page, pages))
+    text = re.sub(r'^# .*', f'# {name}', documentation(d.md, 1, page, pages, d.page))
     src = re.search(r'::::\{dropdown\}.*', text, re.S)
     body = text[:src.start()].rstrip() if src else text
     def md(s): return dict(cell_type='markdown', metadata={}, source=s)
     cells = [md(f"{body}\n\nExplained in {_link('its notebook', d.page, pages)}.")]
     cells += _example_cells(examples[name], pages)
-    if d.methods:
+    if methods := all_methods(name, docs):
         cells.append(md('## Methods'))
-        cells += [md(documentation(m, 3, page, pages)) for m in d.methods]
+        cells += [md(documentation(m, 3, page, pages)) for m in methods]
     if src: cells.append(md('## Source\n\n'+src[0]))
     return cells
 
@@ -106,7 +123,7 @@ def reference_index(docs, pages):
     for h,names in groups().items():
         lines += [f'## {h[0].upper()+h[1:]}', '', '| name | what it does |', '|---|---|']
         for n in names:
-            says = relink_names(_first_line(docs[n].md), 'reference/index', pages)
+            says = docs[n].summary.replace('|', '\\|')
             lines.append(f"| [`{n}`]({n}{pages[f'reference/{n}']}) | {says} |")
         lines.append('')
     toc = '\n'.join(['methods', *public_names()])
@@ -141,7 +158,7 @@ def methods_page(pages):
         if not rows: continue
         lines += [f'## {title}', '', '| method | what it computes | options |', '|---|---|---|']
         for n,p in rows:
-            doc = (ast.get_docstring(n) or '').split('\n')[0].replace('|', '\\|')
+            doc = summary_of(n).replace('|', '\\|')
             lines.append(f"| [`{n.name}`](../{p}{pages[p]}) | {doc} | {_options(n)} |")
         lines.append('')
     return '\n'.join(lines)

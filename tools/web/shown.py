@@ -26,14 +26,34 @@ def parsed(src):
     try: return ast.parse(re.sub(r'^(\s*)[%!].*$', r'\1pass', src, flags=re.M).rstrip().rstrip(';')).body
     except SyntaxError: return None
 
+_compound = ast.For,ast.With,ast.If,ast.Try
+
+def _blocks(s): return [b for k in ('body','orelse','finalbody') if (b := getattr(s, k, None))]
+
+def _checks_in(body):
+    "The statements that only check, also within blocks that do something else, too"
+    for s in body:
+        if is_check(s): yield s
+        elif isinstance(s, _compound):
+            for b in _blocks(s): # a block must not become empty
+                if not all(map(is_check, b)): yield from _checks_in(b)
+
+def _others_in(body):
+    "The statements, and the first lines of blocks, that stay"
+    for s in body:
+        if is_check(s): continue
+        if not isinstance(s, _compound): yield s
+        else:
+            for b in _blocks(s): yield from b if all(map(is_check, b)) else _others_in(b)
+
 def without_checks(src):
     "The source of a cell without its statements that only check, and whether there were any"
     body = parsed(src)
     if body is None: return src,False
-    checks = [s for s in body if is_check(s)]
+    checks = [*_checks_in(body)]
     if not checks: return src,False
     lines = src.splitlines()
-    whole = {n for s in body if not is_check(s) for n in range(s.lineno, s.end_lineno+1)}
+    whole = {n for s in _others_in(body) for n in range(s.lineno, s.end_lineno+1)}
     gone = {n for s in checks for n in range(min([s.lineno, *[d.lineno for d in getattr(s, 'decorator_list', [])]]),
                                              s.end_lineno+1)} - whole
     return '\n'.join(l for i,l in enumerate(lines, 1) if i not in gone).strip(),True

@@ -52,7 +52,7 @@ def as_table(
         args = [o for o in _parts(code) if o!='self']
         call += map(_bare, args)
         if says: rows.append((_named(args),says))
-        else: others += [a for a in args if not a.startswith('**')]
+        else: others += [a for a in args if not a.startswith('*')]
     kind,says = _result(last)
     if says or kind and kind!='None': rows.append((f'*returns*{f" `{kind}`" if kind else ""}',says))
     if others: rows.append((_named(others),'as in fastai, to which they are passed on'))

@@ -12,6 +12,13 @@ def _definitions(path):
     nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, _defs)]
     return text.splitlines(),{l:n for n in nodes for l in {n.lineno, *[d.lineno for d in n.decorator_list]}}
 
+def line_of(
+    path:str, # Of a module, relative to the repository's root
+    name:str # Of a function or class in it
+)->int: # None where it is not defined there
+    "Where a definition begins, for what nbdev does not locate: functions that a decorator has replaced"
+    if (root/path).exists(): return next((l for l,n in sorted(_definitions(path)[1].items()) if n.name==name), None)
+
 def source_at(
     path:str, # Of a module, relative to the repository's root
     line:int # Where the definition begins
@@ -44,6 +51,26 @@ def fields_at(
     n = nodes.get(line)
     if n is None or not _is_dataclass(n): return
     return '\n'.join([f'class {n.name}:', *[l for f in _fields(n) for l in lines[f.lineno-1:f.end_lineno]]])
+
+def summary_at(
+    path:str, line:int # As in `source_at`
+)->str:
+    "The first paragraph of a docstring, in one line"
+    n = _definitions(path)[1].get(line)
+    return summary_of(n) if n is not None else ''
+
+def summary_of(
+    node # A definition, as `ast` parses it
+)->str:
+    "The first paragraph of its docstring, in one line"
+    return ' '.join((ast.get_docstring(node) or '').split('\n\n')[0].split())
+
+def bases_at(
+    path:str, line:int # As in `source_at`
+)->list:
+    "The names of a class's bases; empty for a function"
+    n = _definitions(path)[1].get(line)
+    return [ast.unparse(b).split('.')[-1] for b in n.bases] if isinstance(n, ast.ClassDef) else []
 
 def undocumented(
     path:str, line:int # As in `source_at`
