@@ -178,7 +178,7 @@ def test_site_is_built(site):
     page = (out/'reference/explain.html').read_text(encoding='utf-8')
     assert 'Example' in page and '<img' in page and '#L' in page
     for n,method in (('ClassificationInterpretation','plot_top_losses'), ('AttentionRecorder','plot_heads')):
-        assert f'{method}</h3>' in re.sub(r'<a class="headerlink".*?</a>', '', (out/f'reference/{n}.html').read_text('utf-8'))
+        assert f'<h3>{method}<' in (out/f'reference/{n}.html').read_text(encoding='utf-8')
     assert not (out/'core/pipeline.html').read_text(encoding='utf-8').count('test_eq')
 
 class Browser:

@@ -111,7 +111,7 @@ def reference_page(
     cells += _example_cells(examples[name], pages)
     if methods := all_methods(name, docs):
         cells.append(md('## Methods'))
-        cells += [md(documentation(m, 3, page, pages)) for m in methods]
+        cells += [md(re.sub(r'^### \w+\.', '### ', documentation(m, 3, page, pages))) for m in methods]
     if src: cells.append(md('## Source\n\n'+src[0]))
     return cells
 
