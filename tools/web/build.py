@@ -2,8 +2,8 @@
 import json, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 from . import check, measured, reference, sections
-from .links import BrokenLink, page_of
-from .notebook import Unfit, as_notebook, doc_of, page_from
+from .links import page_of
+from .notebook import as_notebook, doc_of, page_from
 from .settings import cfg, root
 
 here = Path(__file__).parent
@@ -81,7 +81,8 @@ def _sphinx(src, out, warnings):
     "Run Sphinx in a process of its own; what it warns about is in the file `warnings`"
     options = ['-q', '-b', 'html', '-j', 'auto', '-c', src, '-w', warnings]
     cmd = [sys.executable, '-m', 'sphinx', *map(str, [*options, src, out])]
-    r = subprocess.run(cmd, capture_output=True, text=True)
+    paths = os.pathsep.join(filter(None, [str(here.parent),os.environ.get('PYTHONPATH')])) # `conf.py` imports `web`
+    r = subprocess.run(cmd, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH':paths})
     lines = [l for l in warnings.read_text(encoding='utf-8').splitlines() if l.strip()] if warnings.exists() else []
     if r.returncode and not lines: raise Stopped(f'Sphinx has failed: {r.stderr.strip()[-800:]}')
     return [l.replace(str(src)+'/', '') for l in lines]
@@ -110,13 +111,12 @@ def build(
     if out.exists() and any(out.iterdir()) and not (out/'.nojekyll').exists():
         raise Stopped(f"{str(out)!r} is not empty and holds no site; choose another folder.")
     try: sources = made_pages(processed())
-    except (Unfit,BrokenLink,ValueError) as e: raise Stopped(str(e)) from e
+    except ValueError as e: raise Stopped(str(e)) from e
     with tempfile.TemporaryDirectory() as t:
         src,html = Path(t)/'src',Path(t)/'html'
         for path,what in sources.items(): _write(src/path, what)
         shutil.copytree(here/'static', src/'_static')
         shutil.copy(here/'conf.py', src/'conf.py')
-        os.environ['PYTHONPATH'] = os.pathsep.join([str(here.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
         _fail(_sphinx(src, html, Path(t)/'warnings'), 'Sphinx warns:')
         shutil.rmtree(html/'.doctrees', ignore_errors=True)
         for f in (html/'_static').rglob('*.html'): f.unlink() # templates of the theme

@@ -1,6 +1,7 @@
 "Notebooks run in a kernel of their own, and outputs that may be published"
 import copy, json, re, sys, sysconfig, tempfile
 from pathlib import Path
+from .notebook import flags_of
 from .settings import root
 
 def _local_paths():
@@ -47,7 +48,7 @@ def _is_left_over(o, source):
 
 def _scrub_cell(cell, old):
     "Scrub the outputs of `cell`; where only the clock differs from the `old` ones, keep those"
-    kept = [] if re.search(r'^#\| *output: *false', cell.source, re.M) else cell.outputs # shown nowhere
+    kept = [] if flags_of(cell.source).get('output')=='false' else cell.outputs # shown nowhere
     cell.outputs = [o for o in map(_scrub, kept) if o and not _is_left_over(o, cell.source)]
     if _timeless(cell.outputs) == _timeless(old): cell.outputs = old
 
@@ -64,7 +65,7 @@ def run(
     nb = nbformat.read(path, as_version=4)
     old = copy.deepcopy(nb)
     clean_nb(old)
-    ids = {c.id for c in nb_test_cells(path) if slow or not re.search(r'^#\| *slow', c.source, re.M)}
+    ids = {c.id for c in nb_test_cells(path) if slow or 'slow' not in flags_of(c.source)}
     for c in nb.cells:
         if c.id not in ids: c.metadata.tags = ['skip-execution']  # for nbclient; cleaned away below
     client = NotebookClient(nb, timeout=None, coalesce_streams=True, record_timing=False, store_widget_state=False,

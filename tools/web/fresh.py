@@ -1,7 +1,8 @@
 "Do the outputs that notebooks have stored agree with what their code gives today?"
-import base64, io, re, sys
+import base64, io, re
 from pathlib import Path
 from .execute import run, store
+from .notebook import flags_of
 from .settings import root
 
 _number = re.compile(r'(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?')
@@ -64,7 +65,7 @@ def stale_cells(old, new)->list: # Sentences
     "The cells of a notebook whose stored outputs no longer agree"
     res = []
     for a,b in zip(old.cells, new.cells):
-        if a.cell_type!='code' or re.search(r'^#\| varies: true', a.source, re.M): continue
+        if a.cell_type!='code' or 'varies' in flags_of(a.source): continue
         if d := cell_differs(a.outputs, b.outputs):
             line = next((l for l in reversed(a.source.splitlines()) if l.strip()), '')
             res.append(f'cell `{line.strip()[:50]}`: {d}')
@@ -72,7 +73,9 @@ def stale_cells(old, new)->list: # Sentences
 
 def _is_slow(path):
     "Does the frontmatter of a notebook say `slow: true`?"
-    return bool(re.search(r'"- slow: true', path.read_text(encoding='utf-8')))
+    from fastcore.basics import str2bool
+    from fastcore.nbio import nb_frontmatter, read_nb
+    return str2bool(nb_frontmatter(read_nb(path)).get('slow', False))
 
 def fresh(
     nbs:list, # Paths of notebooks; empty is all

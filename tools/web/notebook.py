@@ -21,6 +21,12 @@ def flags_of(
     "Directives such as `#| echo: false`"
     return dict(_flag.findall(src))
 
+def without_flags(
+    src # Of a cell
+)->str:
+    "The source without its directives"
+    return _flag.sub('', src).strip()
+
 def _joined(o): return o if isinstance(o, str) else ''.join(o)
 
 ## Documentation of a function or class, as `show_doc` writes it
@@ -148,7 +154,7 @@ def page_from(
         else:
             src,outputs = next(sources),_visible_outputs(c, f)
             if src is None: continue
-            src = _flag.sub('', src).strip()
+            src = without_flags(src)
             tags = ['remove-input'] if f.get('echo')=='false' else []
             if src and not (tags and not outputs): res.append(_code(src, outputs, tags))
     return as_notebook(res),front['title'],lacks

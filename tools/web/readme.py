@@ -2,11 +2,11 @@
 import re, sys, warnings
 from pathlib import Path
 from .links import page_of
+from .notebook import flags_of, without_flags
 from .settings import in_repository, page_address, picture_address, root
 
 nbs, images = root/'nbs', root/'docs/images'
 
-_flag = re.compile(r'^#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*?)[ \t]*$', re.M)
 _link = re.compile(r'(\]\(|(?:src|href)=")(?![a-z]+:|[#/])([^)"\s]+)')
 
 def _relink(m):
@@ -25,9 +25,9 @@ def _readme_cell(cell):
     if cell.cell_type == 'markdown':
         cell.source = _link.sub(_relink, _strip_frontmatter(cell.source))
         return cell
-    flags = dict(_flag.findall(cell.source))
+    flags = flags_of(cell.source)
     if {'hide', 'default_exp'} & flags.keys() or flags.get('include') == 'false': return
-    cell.source = _flag.sub('', cell.source).strip()
+    cell.source = without_flags(cell.source)
     if flags.get('echo') == 'false': cell.metadata.transient = dict(remove_source=True)
     if flags.get('output') == 'false': cell.outputs = []
     cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']

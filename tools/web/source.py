@@ -12,6 +12,8 @@ def _definitions(path):
     nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, _defs)]
     return text.splitlines(),{l:n for n in nodes for l in {n.lineno, *[d.lineno for d in n.decorator_list]}}
 
+def _node(path, line): return _definitions(path)[1].get(line)
+
 def line_of(
     path:str, # Of a module, relative to the repository's root
     name:str # Of a function or class in it
@@ -24,11 +26,10 @@ def source_at(
     line:int # Where the definition begins
 )->tuple: # The source, and its address with line numbers; `(None,address)` where nothing is defined there
     "The definition that begins at a line"
-    lines,nodes = _definitions(path)
-    n = nodes.get(line)
+    n = _node(path, line)
     if n is None: return None,in_repository(path)
     first = min([n.lineno, *[d.lineno for d in n.decorator_list]])
-    return '\n'.join(lines[first-1:n.end_lineno]),in_repository(path, (first,n.end_lineno))
+    return '\n'.join(_definitions(path)[0][first-1:n.end_lineno]),in_repository(path, (first,n.end_lineno))
 
 def folded(
     path:str, line:int # As in `source_at`
@@ -47,8 +48,7 @@ def fields_at(
     path:str, line:int # As in `source_at`
 )->str:
     "The fields of a dataclass with their comments; None where no dataclass is defined there"
-    lines,nodes = _definitions(path)
-    n = nodes.get(line)
+    lines,n = _definitions(path)[0],_node(path, line)
     if n is None or not _is_dataclass(n): return
     return '\n'.join([f'class {n.name}:', *[l for f in _fields(n) for l in lines[f.lineno-1:f.end_lineno]]])
 
@@ -56,7 +56,7 @@ def summary_at(
     path:str, line:int # As in `source_at`
 )->str:
     "The first paragraph of a docstring, in one line"
-    n = _definitions(path)[1].get(line)
+    n = _node(path, line)
     return summary_of(n) if n is not None else ''
 
 def summary_of(
@@ -69,15 +69,14 @@ def bases_at(
     path:str, line:int # As in `source_at`
 )->list:
     "The names of a class's bases; empty for a function"
-    n = _definitions(path)[1].get(line)
+    n = _node(path, line)
     return [ast.unparse(b).split('.')[-1] for b in n.bases] if isinstance(n, ast.ClassDef) else []
 
 def undocumented(
     path:str, line:int # As in `source_at`
 )->list:
     "Names of a definition's own parameters, or a dataclass's fields, that nothing is said about"
-    lines,nodes = _definitions(path)
-    n = nodes.get(line)
+    lines,n = _definitions(path)[0],_node(path, line)
     if n is None: return []
     def _silent(o): # what a command's flag means is in its annotation
         return '# ' not in lines[o.end_lineno-1] and 'Annotated[' not in ast.unparse(o)
