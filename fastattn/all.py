@@ -28,10 +28,16 @@ from .features.dreams import visualize_class
 from .metrics.localisation import auc_inside, energy_inside, pointing_game
 from .metrics.faithfulness import average_drop, deletion, insertion
 from .metrics.sanity import sanity_check
+from .metrics.road import road
+from .metrics.mosaics import grid_pointing
+from .metrics.audit import audit_maps
 from .callback.recorder import AttentionRecorder
+from .callback import settling  # a method of `AttentionRecorder`
 from .interpret.story import plot_before_after, plot_stories, tell
 from .interpret.compare import plot_methods
 from .interpret.interpretation import ClassificationInterpretation, Interpretation, SegmentationInterpretation
+from .interpret.shortcuts import find_shortcuts
+from .interpret import confused  # a method of `ClassificationInterpretation`
 from .cli.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = [
@@ -47,7 +53,8 @@ __all__ = [
     # what it has learned
     'plot_filters', 'plot_features', 'embeddings', 'plot_tsne', 'similar_images', 'visualize_class',
     # which map to believe
-    'energy_inside', 'pointing_game', 'auc_inside', 'insertion', 'deletion', 'average_drop', 'sanity_check',
+    'energy_inside', 'pointing_game', 'auc_inside', 'insertion', 'deletion', 'average_drop', 'road', 'grid_pointing',
+    'sanity_check', 'audit_maps', 'find_shortcuts',
     # something to try it on
     'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',
 ]

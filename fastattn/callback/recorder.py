@@ -40,15 +40,13 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         layer=None, # Layer of the heatmaps: see `explain`
         max_snapshots:int=32, # Most epochs to keep heatmaps of; beyond that, every second, fourth, ... is kept
         max_points:int=5000, # Most statistics to keep per layer; beyond that, every second, fourth, ... is kept
+        masks=None, # Function from a validation item (a file) to the object's mask `(h,w)`, or one for each item
+        boxes=None, # Likewise to a box `(x0,y0,x1,y1)` in the picture's pixels, a list of these, or of `(name, box)`
         **kwargs # Options of the method
     ):
         one_of(('pred','actual'), target=target)
         at_least(1, every=every, max_snapshots=max_snapshots, max_points=max_points)
-        if isinstance(watch, (np.ndarray,Tensor,range)): watch = np.asarray(watch).ravel().tolist()
-        if is_listy(watch) and len(watch)==0: watch = 0
-        if not is_listy(watch): at_least(0, watch=watch)
-        elif not all(map(is_whole, watch)):
-            raise ValueError(f"`watch` is a number of validation images, or their indices; it is {watch!r}.")
+        watch = checked_watch(watch)
         if layers is not None and not all(isinstance(o, str) and o for o in L(layers)):
             raise ValueError(f"`layers` are globs of module names, or None; it is {layers!r}.")
         if method!='auto': registered(method)
@@ -56,6 +54,7 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
             raise ValueError(f"`layer` is a module's name, a list of these, or an index; it is {layer!r}.")
         store_attr(but='kwargs')
         self.kwargs = kwargs
+        self._check_objects()
         self.reset()
 
     def reset(self):
@@ -125,10 +124,11 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
 
     def __getstate__(self): # what goes into `learn.export()`: the settings, and nothing that was recorded
         recorded = ('_stat_rows','_head_rows','_pending','_has_heads','snapshots','watched','inputs','truth','pictures',
-                    'labels','_items','_watched_dls','_forward')
+                    'labels','_items','_watched_dls','_forward','_objects','_located','masks','boxes')
         return {k:v for k,v in self.__dict__.items() if k not in recorded}
 
     def __setstate__(self, state):
+        self.masks = self.boxes = None
         self.reset()
         self.__dict__.update({**state, 'epochs':0, 'iters':0, '_epoch_stride':1, '_batch_stride':1})
 
@@ -138,7 +138,9 @@ def _check_settings(self:AttentionRecorder):
     "Raise `ValueError` where a layer, a method or an image that the user has named does not exist"
     if self.layers is not None: self.names = match_modules(self.model, *L(self.layers))
     if self.method!='auto': pick_method(self.method, unwrap(self.model))
-    if (n := validation_size(self.dls)) and self._items is None: self._watched_indices(n)
+    n = validation_size(self.dls)
+    if n and self._items is None: self._watched_indices(n)
+    if n: self._check_objects(n)
 
 @patch
 def _check_options(self:AttentionRecorder):
@@ -193,7 +195,10 @@ def _attempt(self:AttentionRecorder, f):
 def _prepare(self:AttentionRecorder):
     "Find the images to watch and the layers to record"
     if self.layers is None: self.names = None
-    if self._has_other_data(): self._watch_images()
+    if self._has_other_data():
+        self._objects = None
+        self._watch_images()
+    if self._objects is None: self._objects = self._unless_it_fails(self._find_objects)
     self._name_layers(self.inputs)
     self._has_heads = attends(unwrap(self.model)) and self._head_stats() is not None
 
@@ -214,6 +219,7 @@ def _draw(self:AttentionRecorder):
     "Take a snapshot, and send it to the learner's dashboards"
     if self._failed: return
     self._attempt(self._snapshot)
+    self._unless_it_fails(self._locate)
     if has_dashboard(self.learn) and self.epochs in self.snapshots: self._send(self._log_heatmaps)
 
 @patch
@@ -246,16 +252,6 @@ def nbytes(self:AttentionRecorder)->int:
 
 # %% ../../nbs/callback/04_recorder.ipynb #3dddbd00
 @patch
-def _some_epochs(self:AttentionRecorder, n):
-    "At most `n` of the recorded epochs, evenly spaced, with the first and the last"
-    if not self.snapshots: raise ValueError("No heatmap is recorded yet: train the Learner that this AttentionRecorder "
-        "was added to (with `watch` above 0).")
-    es = sorted(self.snapshots)
-    return [es[i] for i in sorted({round(o) for o in np.linspace(0, len(es)-1, min(n,len(es)))})]
-
-def _epoch_name(e): return 'start' if e==0 else f'epoch {e}'
-
-@patch
 def plot_snapshots(self:AttentionRecorder,
     n:int=8, # Largest number of epochs to draw
     alpha:float=.6, # See `Heatmap.overlay`
@@ -272,7 +268,7 @@ def plot_snapshots(self:AttentionRecorder,
         axs[r,0].spines[:].set_visible(False)
         for ax,e in zip(axs[r,1:], es): self.snapshots[e][r].show(ax, pic, alpha, cmap)
     for ax in axs.flat: ax.set(xticks=[], yticks=[])
-    for ax,t in zip(axs[0], ['image',*map(_epoch_name, es)]): ax.set_title(t, fontsize=9)
+    for ax,t in zip(axs[0], ['image',*map(epoch_name, es)]): ax.set_title(t, fontsize=9)
     return finished(fig)
 
 # %% ../../nbs/callback/04_recorder.ipynb #9b079496
@@ -300,5 +296,5 @@ def _frame(self:AttentionRecorder, e, size, alpha, cmap):
     for i,p in enumerate(self.pictures):
         pic = self.snapshots[e][i].overlay(p, alpha, cmap).resize((w,h), Image.Resampling.BICUBIC)
         res.paste(pic, (i%cols*w, 20+i//cols*h))
-    ImageDraw.Draw(res).text((5,3), _epoch_name(e), fill='black', font=ImageFont.load_default(13))
+    ImageDraw.Draw(res).text((5,3), epoch_name(e), fill='black', font=ImageFont.load_default(13))
     return res

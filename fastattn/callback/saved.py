@@ -47,7 +47,7 @@ class SavedMixin:
         cfg = {k:getattr(self, k) for k in (*self._settings,'epochs','iters','labels','titles')}
         record = dict(format=_format, made_by=f'{generator} AttentionRecorder', **cfg, names=self.names,
                       about={e:_about(h) for e,h in self.snapshots.items()}, columns=list(self.stats),
-                      stats=_rows(self.stats), heads=_rows(self.heads))
+                      stats=_rows(self.stats), heads=_rows(self.heads), localisation=_rows(self._localisation()))
         with whole_folder(path) as tmp:
             save_file({k:t.as_subclass(Tensor).contiguous() for k,t in maps.items()}, str(tmp/'maps.safetensors'))
             for i,p in enumerate(self.pictures): p.save(tmp/f'{i:03}.png')
@@ -82,6 +82,7 @@ def _valid(columns):
         titles=lambda v: isinstance(v, dict) and all(map(_is_text, v.values())),
         about=lambda v: isinstance(v, dict) and all(k.isdecimal() and len(k)<9 and _is_about(d) for k,d in v.items()),
         columns=lambda v: v==columns, stats=_are_rows(len(columns), (2,)), heads=_are_rows(6, (2,)),
+        localisation=_are_rows(4, ()),
         files=lambda v: isinstance(v, dict) and all(map(_is_file, v.values())))
 
 def _damaged(path, why): return ValueError(f"The record in {str(path)!r} cannot be shown: {why}. Save it again.")
@@ -93,6 +94,7 @@ def _checked(path, d, valid):
         raise _damaged(path, f"its format is {d.get('format')!r}, and this version reads 1 and {_format}")
     for k,ok in valid.items():
         if d['format']==1 and k in ('files','titles','heads') and k not in d: continue
+        if k=='localisation' and k not in d: continue # records of earlier versions have none
         if k not in d: raise _damaged(path, f"record.json lacks the entry {k!r}")
         if not ok(d[k]): raise _damaged(path, f"the entry {k!r} of record.json is not as it was written")
 
@@ -130,6 +132,16 @@ def _read_maps(path, data, about, n):
             raise _damaged(path, f"the heatmaps {k!r} are missing, or are none of {n} pictures")
     return {int(e):_heatmap(ts[f'map.{e}'], ts[f'raw.{e}'], **a) for e,a in about.items()}
 
+# %% ../../nbs/callback/00_saved.ipynb #e132e00a
+def _by_epoch(path, rows, about, n):
+    "Rows `(epoch, image, pointing, auc_inside)` as `{epoch: [(pointing, auc_inside) of each image]}`"
+    res = defaultdict(list)
+    for e,i,*scores in _with_nan(rows):
+        if str(e) not in about or i!=len(res[e]): raise _damaged(path, "its localisation is not that of its heatmaps")
+        res[e].append(tuple(scores))
+    if any(len(v)!=n for v in res.values()): raise _damaged(path, f"its localisation is not that of {n} pictures")
+    return dict(res)
+
 # %% ../../nbs/callback/00_saved.ipynb #3372bef3
 @patch(cls_method=True)
 def load(cls:SavedMixin,
@@ -152,4 +164,5 @@ def load(cls:SavedMixin,
     res._stat_rows,res._head_rows = _with_nan(d['stats']),_with_nan(d.get('heads', []))
     res.pictures = _read_pictures(path, data, d['labels'])
     res.snapshots = _read_maps(path, data.get('maps.safetensors', b''), d['about'], len(res.pictures))
+    res._located = _by_epoch(path, d.get('localisation', []), d['about'], len(res.pictures))
     return res

@@ -19,6 +19,7 @@ from .layers import *
 from .calls import *
 from .target import *
 from .confidence import *
+from .passes import *
 from .probe import *
 from .registry import *
 from .inputs import *
@@ -161,7 +162,7 @@ def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(
 
 def _probe(e, model, learner, x, target, layer, place, kwargs):
     "The `Probe` for the method `e`"
-    vocab = class_names(learner) if learner is not None else config_names(model)
+    asked,vocab = target,class_names(learner) if learner is not None else config_names(model)
     cs,free = candidates(model, x),layer is None
     if e.layers is not None: layer = _own_layers(e, model, layer)
     if e.pick is not None and layer is None: layer = e.pick(cs, **kwargs)
@@ -178,7 +179,8 @@ def _probe(e, model, learner, x, target, layer, place, kwargs):
     target = Target(target, vocab, regression=learner is not None and vocab is None, cut=cut)
     layers,views = _views(e, model, x, cs, layers, trace, run, free)
     layers = [(n,g if is_run(n) or cs.runs.get(n, 1)>1 else grid_at(model, x, n, g)) for n,g in layers]
-    return Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place, views)
+    p = Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place, views)
+    return shared_passes.of(p, (id(model), id(asked), tuple(p.layers), e.grad, e.by_class, place, id(e.trace)), asked)
 
 def _last_in(trace, name):
     "For a method that reads one attention layer: the last one inside the module `name`"

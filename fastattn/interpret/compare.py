@@ -13,25 +13,13 @@ from ..image.heatmap import *
 from ..image.reading import *
 from ..core.hooks import *
 from ..core.layers import *
-from ..core.memory import Bar
+from ..core.memory import *
 from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
 from .story import prediction_labels
 
 # %% ../../nbs/interpret/02_compare.ipynb #ac886ffa
-def _timed(f, enough=.3):
-    "The result of `f` and its time in seconds: the shortest of three runs, or of as many as fit into `enough` seconds"
-    # the first run may compute what later runs reuse, so there is a second one unless the first took very long
-    best,start = float('inf'),time.perf_counter()
-    for i in range(3):
-        t = time.perf_counter()
-        res = f()
-        if torch.cuda.is_available(): torch.cuda.synchronize()
-        best = min(best, time.perf_counter()-t)
-        if time.perf_counter()-start>(enough if i else 10*enough): break
-    return res,best
-
 def _time_text(sec): return f'{1000*sec:.3g} ms' if sec<1 else f'{sec:.3g} s'
 
 # %% ../../nbs/interpret/02_compare.ipynb #17c94ba6
@@ -103,13 +91,13 @@ def plot_methods(
     read,xs,xb = _inputs(learn, learner, x, prep)
     methods = _chosen(methods, model, xb, n)
     candidates(model, xb) # otherwise the first method's time would include the search for layers
-    out,forward = _timed(lambda: quietly(model, xb))
+    out,forward = timed(lambda: quietly(model, xb))
     rows = {}
     with Bar(len(methods)) as bar, warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*are empty') # empty maps can be seen in the figure
         for m,opts in methods.items():
             opts = {**kwargs, **opts}
-            h,sec = _timed(lambda: explain(learn, xb, m, target=target, **opts))
+            h,sec = timed(lambda: explain(learn, xb, m, target=target, **opts))
             if read: h = explain(learn, xs, m, target=target, prep=prep, **opts)
             rows[m] = h,sec
             bar.step()

@@ -1,16 +1,18 @@
 """The recorder beside whatever else a learner has: models it cannot read, compiled ones, other callbacks, other data"""
 import warnings
-import pytest, timm, torch
+import pandas as pd, PIL.Image, pytest, timm, torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.preds import MCDropoutCallback
-from fastai.vision.all import (BnFreeze, Callback, CancelFitException, CategoryBlock, CrossEntropyLossFlat, CSVLogger,
-                               CutMix, DataBlock, EarlyStoppingCallback, GradientAccumulation, GradientClip,
-                               ImageBlock, ImageDataLoaders, Learner, MixedPrecision, MixUp, ProgressCallback,
-                               RandomSplitter, ReduceLROnPlateau, Resize, SaveModelCallback, ShortEpochCallback,
-                               ShowGraphCallback, TerminateOnNaNCallback, accuracy, nn, parent_label, set_seed)
-from fastattn.all import AttentionRecorder
+from fastai.vision.all import (BnFreeze, Callback, CancelFitException, CategoryBlock, CropPad, CrossEntropyLossFlat,
+                               CSVLogger, CutMix, DataBlock, EarlyStoppingCallback, GradientAccumulation, GradientClip,
+                               ImageBlock, ImageDataLoaders, Learner, MixedPrecision, MixUp, Path, ProgressCallback,
+                               RandomResizedCrop, RandomSplitter, ReduceLROnPlateau, Resize, ResizeMethod,
+                               SaveModelCallback, ShortEpochCallback, ShowGraphCallback, TerminateOnNaNCallback,
+                               Transform, accuracy, get_image_files, nn, parent_label, set_seed)
+from fastattn.all import AttentionRecorder, demo_boxes, demo_mask
 from fastattn.data.demo import demo_path
-from blocks import dls_of, files
+from fastattn.callback import settling # methods of the recorder
+from blocks import dls_of, files, learner_of
 
 def conv(ni, nf): return nn.Sequential(nn.Conv2d(ni,nf,3,2,1), nn.BatchNorm2d(nf), nn.ReLU(), nn.Dropout(.1))
 def small():
@@ -124,3 +126,70 @@ def test_other_callbacks(makers, tmp_path, monkeypatch):
     ws,learn,rec = fit(small(), *[m() for m in makers], n=2)
     assert not ws and sorted(rec.snapshots)==[0,1,2] and len(rec.stats)
     assert not sum(len(m._forward_hooks)+len(m._forward_pre_hooks) for m in learn.model.modules())
+
+def folder_dls(**kwargs): return ImageDataLoaders.from_folder(demo_path(n=64), bs=8, num_workers=0, **kwargs)
+
+transforms = [CropPad(96), CropPad(40), RandomResizedCrop(48), Resize(40, 'squish'), Resize((32,64), 'crop'),
+              Resize((48,80), ResizeMethod.Pad, pad_mode='zeros')]
+
+@pytest.mark.parametrize('tfm', transforms, ids=range(len(transforms)))
+def test_objects_follow_the_transforms(tfm):
+    "Where a picture is its own mask, what the model sees is the mask to compare with"
+    def _file(f): return demo_path(n=64)/'masks'/Path(f).relative_to(demo_path(n=64))
+    _,_,seen = fit(small(), dls=folder_dls(item_tfms=tfm), masks=demo_mask)
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda p: get_image_files(p, folders=['train','valid']),
+                      get_x=_file, get_y=parent_label, splitter=lambda fs: [[i for i,f in enumerate(fs) if g in f.parts]
+                                                                            for g in ('train','valid')], item_tfms=tfm)
+    alike = block.dataloaders(demo_path(n=64), bs=8, num_workers=0).valid_ds
+    where = {f:i for i,f in enumerate(alike.items)}
+    dl = block.dataloaders(demo_path(n=64), bs=len(where), num_workers=0).valid
+    x = dl.one_batch()[0]
+    for f,m in zip(seen._items, seen._objects):
+        inside = x[where[f]].mean(0)>.5
+        assert inside.shape==m.shape and inside.any() and (inside!=m).float().mean()<.02
+
+@pytest.mark.parametrize('kind,kwargs,known', [
+    ('multi',{},False), ('multi',dict(boxes=demo_boxes),True), ('masks',{},True), ('points',dict(masks=demo_mask),True),
+    ('two_targets',dict(boxes=demo_boxes),True), ('regression',{},False)])
+def test_settling_of_any_labels(kind, kwargs, known):
+    learn = learner_of('vision_learner', kind)
+    rec = AttentionRecorder(watch=2, **kwargs)
+    learn.add_cb(rec)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    df = rec.settling
+    assert len(df)==4 and df.auc_inside.notna().all()==known and (df[df.epoch==1].with_last>.999).all()
+    assert len(rec.plot_settling().axes)==1+known
+
+def test_objects_of_table_rows():
+    root = demo_path(n=64)
+    names = [f.relative_to(root).as_posix() for f in get_image_files(root, folders=['train','valid'])]
+    df = pd.DataFrame(dict(f=names))
+    df = df.assign(label=df.f.map(parent_label), is_valid=df.f.str.startswith('valid'))
+    def _dls(): return ImageDataLoaders.from_df(df, root, valid_col='is_valid', bs=8, num_workers=0)
+    for kwargs in (dict(masks=lambda r: demo_mask(root/r.f)), dict(boxes=lambda r: demo_boxes(root/r.f)),
+                   dict(masks=[demo_mask(root/f) for f in df[df.is_valid].f])):
+        ws,_,rec = fit(small(), dls=_dls(), **kwargs)
+        assert not ws and rec.settling.pointing.notna().all()
+
+class Tilted(Transform):
+    def encodes(self, o:PIL.Image.Image): return type(o)(o.rotate(30))
+
+def test_no_localisation():
+    "What cannot be measured gives one warning, and the heatmaps are recorded all the same"
+    turned = folder_dls(item_tfms=Tilted())
+    for dls,kwargs,says in ((turned, dict(masks=demo_mask), 'do more to a picture than crop'),
+                            (None, dict(masks=lambda f: 1/0), 'division by zero'),
+                            (None, dict(masks=lambda f: 'x'), 'one number for each pixel'),
+                            (None, dict(boxes=lambda f: (.1,.1,.9,.9)), 'not in the pixels of its picture'),
+                            (None, dict(boxes=lambda f: [3,4]), 'a box is (x0,y0,x1,y1)')):
+        ws,_,rec = fit(small(), dls=dls, n=2, **kwargs)
+        assert len(ws)==1 and 'records no localisation' in ws[0] and says in ws[0]
+        assert sorted(rec.snapshots)==[0,1,2] and rec.settling.auc_inside.isna().all()
+
+def test_other_images_settle_anew():
+    "After progressive resizing, maps are compared on the last grid, and objects are those of the new size"
+    ws,learn,rec = fit(small(), dls=folder_dls(item_tfms=Resize(64)), masks=demo_mask)
+    learn.dls = folder_dls(item_tfms=Resize(96))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert not ws and rec.settling.notna().drop(columns='with_previous').all().all() and len(rec.settling)==6
+    assert rec._objects[0].shape==(96,96)

@@ -7,6 +7,7 @@ from fastai import interpret as theirs
 from fastcore.test import test_eq as eq, test_close as close
 from fastattn.all import *
 from fastattn.data.demo import *
+from fastattn.interpret import confused # `plot_confused`
 
 @pytest.fixture(scope='module')
 def learn():
@@ -47,6 +48,30 @@ def test_confusion(learn, capsys):
     interp.plot_confusion_matrix(normalize=True, figsize=(4,4)); plt.close('all')
     interp.print_classification_report(); a = capsys.readouterr().out
     assert 'precision' in a and 'umbrella' in a
+
+def pictures(fig): return sum(len(ax.images) for ax in fig.axes)
+
+def test_plot_confused(learn):
+    interp = ClassificationInterpretation.from_learner(learn)
+    a,b,m = interp.most_confused()[0]
+    fig = interp.plot_confused(a, b, k=2)
+    heads = [o.get_suptitle() for o in fig.subfigs[0].subfigs]
+    assert heads[0].startswith(f'{a} taken for {b}') and (f'(2 of {m})' in heads[0])==(m>2) and pictures(fig)>=4
+    v = learn.dls.vocab
+    eq(pictures(interp.plot_confused(v.o2i[a], v.o2i[b], k=2, method='saliency')), pictures(fig)) # a signed method
+    never = next(i for i in range(len(v)) if interp.confusion_matrix()[v.o2i[a],i]==0 and v[i]!=a)
+    for args,says in (((a,v[never]), f"No image of '{a}' is taken for '{v[never]}'; `plot_confused"), ((a,a), 'itself'),
+                      (('umbrela',None), "close names: 'umbrella'"), ((99,None), 'out of range')):
+        with pytest.raises(ValueError, match=says): interp.plot_confused(*args)
+    with pytest.raises(TypeError, match='no option'): interp.plot_confused(a, b, method='gradcam', finner=1)
+
+def test_plot_confused_follows_the_learner(learn):
+    interp = ClassificationInterpretation.from_learner(learn)
+    was = interp._answers()
+    assert interp._answers() is was
+    with torch.no_grad(): learn.model[-1][-1].weight.add_(.01)
+    assert interp._answers() is not was
+    with torch.no_grad(): learn.model[-1][-1].weight.sub_(.01)
 
 def drawn(f):
     plt.close('all'); f()
