@@ -11,6 +11,7 @@ from ..checks import *
 from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.reading import *
+from ..image.objects import *
 from ..core.hooks import *
 from ..core.inputs import *
 from ..core.pipeline import *
@@ -145,68 +146,6 @@ def _check_objects(self:WatchedMixin, n=None):
         if n is not None and len(v)!=n:
             raise ValueError(f"`{k}` are {len(v)} and there are {n} validation images; each image needs its own.")
 
-# %% ../../nbs/callback/02_watched.ipynb #c6ceed5b
-def _as_mask(m, size, name):
-    "A mask as booleans `(h,w)`; raises `ValueError` unless it has the shape of its picture of `size`, width and height"
-    m = np.asarray(m.cpu() if isinstance(m, Tensor) else m)
-    if m.ndim!=2 or m.dtype.kind not in 'buif' or not m.size:
-        raise ValueError(f"a mask is (h,w), one number for each pixel, and that of {name} is {_kind(m)}")
-    (W,H),(h,w) = size,m.shape
-    if abs(w*H/(h*W)-1)>.02:
-        raise ValueError(f"the mask of {name} is {w} x {h} pixels and its picture {W} x {H}, which is another shape")
-    return m>0
-
-def _kind(a): return f'numbers {a.shape}' if a.dtype.kind in 'buif' else repr(a.tolist())
-
-def _has_name(b): return isinstance(b, (list,tuple)) and len(b)==2 and isinstance(b[0], str)
-
-def _listed_boxes(bs, name):
-    "One box or several, with names or without, as pairs of a name, or None, and four numbers"
-    if isinstance(bs, (Tensor,np.ndarray)): bs = bs.tolist()
-    bs = [bs] if _has_name(bs) or len(bs)==4 and not any(map(np.ndim, bs)) else list(bs)
-    res = []
-    for k,b in (b if _has_name(b) else (None,b) for b in bs):
-        try: v = np.asarray(b, dtype=float)
-        except (TypeError,ValueError): v = np.empty(0)
-        if v.shape!=(4,) or not np.isfinite(v).all() or v[0]>=v[2] or v[1]>=v[3]:
-            raise ValueError(f"a box is (x0,y0,x1,y1), and one of {name} is {b!r}")
-        res.append((k,v))
-    return res
-
-def _box_mask(boxes, size, name):
-    "The pixels of a picture of `size`, width and height, in any of some boxes; raises `ValueError` for one outside"
-    (W,H),res = size,np.zeros(size[::-1], bool)
-    for b in boxes:
-        if b.min()<-.02*max(size) or b[2]>1.02*W or b[3]>1.02*H or b.max()<=1<min(size):
-            raise ValueError(f"the box {tuple(b.tolist())} of {name} is not in the pixels of its picture, "
-                             f"which is {W} x {H}")
-        x0,y0,x1,y1 = (max(0, round(o)) for o in b)
-        res[y0:y1,x0:x1] = True
-    return res
-
-# %% ../../nbs/callback/02_watched.ipynb #6b89b3ea
-def _on_input(m, where, size):
-    "A mask of the picture in the input's pixels, at least half of which it covers; `size` is their height and width"
-    def _at(n, line, k): return np.floor((line[0]*(np.arange(4*n)+.5)/4+line[1])*k).astype(int) # four to a pixel
-    y,x = _at(size[0], where[1], m.shape[0]),_at(size[1], where[0], m.shape[1])
-    there = ((y>=0)&(y<m.shape[0]))[:,None] & ((x>=0)&(x<m.shape[1]))
-    seen = torch.from_numpy(m[y.clip(0, m.shape[0]-1)][:,x.clip(0, m.shape[1]-1)] & there)
-    return F.avg_pool2d(seen[None].float(), 4)[0]>=.5
-
-@patch
-def _placed(self:WatchedMixin, r, o, i):
-    "The size of the picture of the item `o`, and where the `i`-th watched image lies in it; `r` reads the item"
-    item, = r.open([o])
-    if not item.is_photo: raise ValueError("the validation items are not read as pictures")
-    x = r([item])
-    x = x if isinstance(x, Tensor) else next(o for o in x if isinstance(o, Tensor) and o.ndim==4)
-    x = x.as_subclass(Tensor).cpu()
-    if x[0].shape!=self.watched[i].shape or not torch.allclose(x[0], self.watched[i], atol=.01):
-        raise ValueError("the validation transforms make something else of a picture each time")
-    where = r.place(item, x)
-    if where is None: raise ValueError("the validation transforms do more to a picture than crop, squeeze and pad it")
-    return item.size,where
-
 # %% ../../nbs/callback/02_watched.ipynb #235139ad
 @patch
 def _labelled_objects(self:WatchedMixin):
@@ -216,7 +155,7 @@ def _labelled_objects(self:WatchedMixin):
         return [m.as_subclass(Tensor).cpu()==c for m,c in zip(y, actual_target(self.learn, y))]
     if not isinstance(y, TensorBBox): return
     bs = ((y.as_subclass(Tensor).cpu()+1)/2*tensor([w,h,w,h])).double().numpy() # fastai's boxes are -1..1
-    return [torch.from_numpy(_box_mask(b, (w,h), 'a label')) for b in bs]
+    return [torch.from_numpy(box_mask(b, (w,h), 'a label')) for b in bs]
 
 @patch
 def _label_names(self:WatchedMixin):
@@ -230,9 +169,9 @@ def _label_names(self:WatchedMixin):
 def _object(self:WatchedMixin, given, size, name, names):
     "A mask `(h,w)` of a picture from what the user has given; None if nothing is, or no box has one of the `names`"
     if given is None: return
-    if self.masks is not None: return _as_mask(given, size, name)
-    boxes = [b for k,b in _listed_boxes(given, name) if k is None or names is None or k in names]
-    return _box_mask(boxes, size, name) if boxes else None
+    if self.masks is not None: return as_mask(given, size, name)
+    boxes = [b for k,b in listed_boxes(given, name) if k is None or names is None or k in names]
+    return box_mask(boxes, size, name) if boxes else None
 
 @patch
 def _find_objects(self:WatchedMixin):
@@ -251,9 +190,7 @@ def _find_objects(self:WatchedMixin):
             try: given = f(items[j]) if callable(f) else f[j]
             except Exception as e: # the user's own function may raise anything
                 raise ValueError(f"`{kind}` fails for {name}: {type(e).__name__}: {e}") from e
-            size,where = self._placed(r, items[j], i)
-            m = self._object(given, size, name, names[i])
-            res.append(None if m is None else _on_input(m, where, self.watched.shape[-2:]))
+            res.append(object_of(r, items[j], self.watched[i], lambda size: self._object(given, size, name, names[i])))
     if any(o is not None for o in res): return res
     raise ValueError(f"`{kind}` give no object for any watched image" + " that has its label's name"*(kind=='boxes'))
 
