@@ -30,6 +30,7 @@ from .metrics.faithfulness import average_drop, deletion, insertion
 from .metrics.sanity import sanity_check
 from .metrics.road import road
 from .metrics.mosaics import grid_pointing
+from .metrics.audit import audit_maps
 from .callback.recorder import AttentionRecorder
 from .callback import settling  # a method of `AttentionRecorder`
 from .interpret.story import plot_before_after, plot_stories, tell
@@ -53,7 +54,7 @@ __all__ = [
     'plot_filters', 'plot_features', 'embeddings', 'plot_tsne', 'similar_images', 'visualize_class',
     # which map to believe
     'energy_inside', 'pointing_game', 'auc_inside', 'insertion', 'deletion', 'average_drop', 'road', 'grid_pointing',
-    'sanity_check', 'find_shortcuts',
+    'sanity_check', 'audit_maps', 'find_shortcuts',
     # something to try it on
     'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',
 ]
