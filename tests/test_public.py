@@ -130,7 +130,8 @@ def test_a_layout_that_lacks_a_part(imagenet_s, folders):
     with pytest.raises(ValueError, match=f"The class '{wnids[299]}' .* is not among the 50 WordNet ids"):
         folders.pictures_in(imagenet_s, wnids[:50])
     next(imagenet_s.glob('validation-segmentation/*/coffee.png')).unlink()
-    with pytest.raises(ValueError, match=r"There is no mask of 'coffee\.JPEG' at"): folders.pictures_in(imagenet_s, wnids)
+    with pytest.raises(ValueError, match=r"There is no mask of 'coffee\.JPEG' at"):
+        folders.pictures_in(imagenet_s, wnids)
 
 def test_masks_that_are_none(voc, folders):
     Image.new('RGB', size).save(voc/'SegmentationClass/chelsea.png')

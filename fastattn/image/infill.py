@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['infill', 'impute']
 
-# %% ../../nbs/image/08_infill.ipynb #738c2083
+# %% ../../nbs/image/08_infill.ipynb #8e882bf5
 from fastai.basics import *
 
-# %% ../../nbs/image/08_infill.ipynb #bdc2aa4c
+# %% ../../nbs/image/08_infill.ipynb #87042122
 def _halved(v, w):
     "Means of squares of four and how much they count: as much as one pixel, as soon as one of the four does"
     pad = (0,v.shape[-1]%2,0,v.shape[-2]%2) # what is beyond the border counts nothing
@@ -41,7 +41,7 @@ def _checked(x, keep):
         raise ValueError(f"`keep` is True or False for each pixel, {(len(x),*x.shape[2:])} here; it is {what}.")
     return keep[:,None].to(x.device)
 
-# %% ../../nbs/image/08_infill.ipynb #82eaa1a2
+# %% ../../nbs/image/08_infill.ipynb #fbf914ad
 _beside = {(dy,dx):1/6 if 0 in (dy,dx) else 1/12 for dy in (-1,0,1) for dx in (-1,0,1) if dy or dx}
 
 def _system(missing):

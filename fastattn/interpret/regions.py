@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['map_parts', 'moved_mask', 'Region', 'outline', 'SeenPictures', 'Effects', 'cover_effects', 'paste_effects',
-           'p_positive', 'mean_interval', 'densest_place', 'near_pairs']
+           'p_positive', 'mean_interval', 'densest_place', 'near_pairs', 'Group', 'first_of_each', 'similar_groups']
 
-# %% ../../nbs/interpret/05_regions.ipynb #c87d06ff
+# %% ../../nbs/interpret/05_regions.ipynb #7f26f992
 from fastai.vision.all import *
 from ..core.hooks import *
 from ..core.grids import *
@@ -21,7 +21,7 @@ from ..image.plotting import *
 from scipy import ndimage,stats
 import dataclasses,warnings
 
-# %% ../../nbs/interpret/05_regions.ipynb #d5c0635b
+# %% ../../nbs/interpret/05_regions.ipynb #dad3465e
 def map_parts(
     m:np.ndarray, # Map `(h,w)`
     grow:float, # Pixels by which the parts are grown
@@ -68,7 +68,7 @@ def outline(
     "Draw a line around a mask"
     for c,w in (('black',2.5),(okabe_ito['orange'],1.2)): ax.contour(mask, [.5], colors=[c], linewidths=w)
 
-# %% ../../nbs/interpret/05_regions.ipynb #3fefb8f3
+# %% ../../nbs/interpret/05_regions.ipynb #de53379e
 class SeenPictures:
     "Some pictures of an interpretation, with the network's probabilities and features"
     def __init__(self,
@@ -163,7 +163,7 @@ class SeenPictures:
         rows = np.where(self.ask(self.under)[np.arange(len(self.y)),self.y]>=still)[0]
         return first + self.regions(rows, self.y[rows], second=True)
 
-# %% ../../nbs/interpret/05_regions.ipynb #875df3b9
+# %% ../../nbs/interpret/05_regions.ipynb #d999e604
 @dataclasses.dataclass
 class Effects:
     "What covering each of some regions does, beyond covering a random region of its shape"
@@ -221,7 +221,7 @@ def mean_interval(
     means = v[rng.integers(0, len(v), (draws,len(v)))].mean(1)
     return [float(o) for o in np.quantile(means, [.025,.975])]
 
-# %% ../../nbs/interpret/05_regions.ipynb #0f8f0561
+# %% ../../nbs/interpret/05_regions.ipynb #8b05f179
 def densest_place(
     near:np.ndarray, # `(n,n)`: do two regions lie in a window around one of them? See `near_pairs`
     own:np.ndarray, # `(n,)`: are they of this class?
@@ -246,3 +246,45 @@ def near_pairs(
 )->np.ndarray: # `(n,n)`
     "Which centres are less than `radius` from each other"
     return np.linalg.norm(centres[:,None]-centres[None], axis=-1)<radius
+
+# %% ../../nbs/interpret/05_regions.ipynb #b2122a72
+@dataclasses.dataclass
+class Group:
+    "Regions of one class that lie in one place, or look alike to the network"
+    c:int # Class
+    members:list # Numbers of its regions, one for each picture
+    place:float=None # How many times as often they lie there as those of other classes; None if not in one place
+
+def first_of_each(
+    js, # Numbers of regions
+    regions:list # Of `Region`
+)->list: # Numbers
+    "The first region of each picture"
+    seen = {}
+    for j in js: seen.setdefault(regions[j].row, int(j))
+    return list(seen.values())
+
+def similar_groups(
+    regions:list, # Of `Region`, of all classes
+    near:np.ndarray, # Which of them are `near_pairs`?
+    y:np.ndarray, # Their classes
+    c:int, # Class
+    level:float, # Chance of finding a place by mistake
+    few:int, # Least number of pictures
+    rng, # NumPy's random generator
+    alike:float=.4 # Largest mean cosine distance
+)->list: # Of `Group`
+    "The groups of a class: first one in one place, if there is such a place, then clusters by cosine distance"
+    from sklearn.cluster import AgglomerativeClustering
+    own,res = np.where(y==c)[0],[]
+    if len(own)>=few:
+        inside,ratio,p = densest_place(near, y==c, rng)
+        there = first_of_each(inside, regions)
+        if p<level and ratio>=6 and len(there)>=few:
+            res.append(Group(c, there, ratio))
+            own = np.setdiff1d(own, inside)
+    if len(own)<few: return res
+    tree = AgglomerativeClustering(None, metric='cosine', linkage='average', distance_threshold=alike)
+    labels = tree.fit_predict(np.stack([regions[j].feature for j in own]))
+    clusters = [Group(c, first_of_each(own[labels==g], regions)) for g in range(labels.max()+1)]
+    return res + [g for g in clusters if len(g.members)>=few]

@@ -8,234 +8,16 @@ __all__ = ['Shortcuts', 'find_shortcuts']
 # %% ../../nbs/interpret/05_shortcuts.ipynb #56943d2d
 from fastai.vision.all import *
 from ..checks import *
-from ..image.heatmap import *
 from ..image.plotting import *
 from ..image.reading import *
-from ..core.hooks import *
-from ..core.grids import *
-from ..core.layers import *
-from ..core.target import *
-from ..core.memory import *
 from ..core.inputs import *
-from ..core.pipeline import explain
 from ..core.labels import *
+from ..core.memory import *
+from ..core.target import *
 from .interpretation import *
-from scipy import ndimage,stats
+from .regions import *
 from contextlib import nullcontext
-import dataclasses,warnings
-
-# %% ../../nbs/interpret/05_shortcuts.ipynb #6131f5d0
-def _infill(x, keep):
-    "Fill the pixels of `x` `(n,c,h,w)` outside `keep` `(n,h,w)` smoothly from those inside, by a pyramid of means"
-    w,levels = keep[:,None].to(x.dtype),[]
-    num = x*w
-    while max(num.shape[-2:])>1:
-        levels.append((num,w))
-        num,w = (F.avg_pool2d(o, 2, ceil_mode=True) for o in (num,w))
-    fill = num/w.clamp(min=1e-6)
-    for i,(num,w) in reversed(list(enumerate(levels))):
-        up = F.interpolate(fill, size=num.shape[-2:], mode='bilinear', align_corners=False)
-        known = (2*w).clamp(max=1) if i else w
-        fill = known*num/w.clamp(min=1e-6) + (1-known)*up
-    return fill
-
-# %% ../../nbs/interpret/05_shortcuts.ipynb #ec2968a6
-def _regions(m, grow, above=.35, share=.1):
-    "Masks of the parts of a map `(h,w)` above a share of its maximum that hold enough of it, grown by some pixels"
-    if not m.max()>0: return []
-    labels,k = ndimage.label(m>above*m.max())
-    mass = np.bincount(labels.ravel(), m.ravel(), k+1)[1:]
-    parts = [labels==i+1 for i in np.argsort(-mass) if mass[i]>=share*mass.sum()]
-    return [ndimage.distance_transform_edt(~o)<=grow for o in parts]
-
-def _moved(mask, rng, tries=10):
-    "The same shape at a random position, chosen among several to overlap the original little"
-    ys,xs = np.where(mask)
-    ys,xs = ys-ys.min(),xs-xs.min()
-    best,most = None,2.
-    for _ in range(tries):
-        res = np.zeros_like(mask)
-        res[ys+rng.integers(0, mask.shape[0]-ys.max()),xs+rng.integers(0, mask.shape[1]-xs.max())] = True
-        overlap = (res&mask).sum()/len(ys)
-        if overlap<most: best,most = res,overlap
-        if most<.2: break
-    return best
-
-@dataclasses.dataclass
-class _Region:
-    "A region that a map points at"
-    row:int # Row of its picture
-    mask:np.ndarray # `(h,w)`
-    feature:np.ndarray # Mean features under it, of length 1
-    centre:tuple # Row and column of its centre, 0..1
-    second:bool=False # Was it found only after what the map pointed at first was covered?
-
-# %% ../../nbs/interpret/05_shortcuts.ipynb #3ebe7351
-class _Pictures:
-    "Some pictures of an interpretation, with the network's probabilities and features"
-    def __init__(self, interp, idxs, method, bar):
-        self.interp,self.learn,self.idxs,self.method = interp,interp.learn,np.array(idxs),method
-        self.model,self.bar = unwrap(interp.learn.model),bar
-        self.y = to_np(interp._decoded()[1].long()).reshape(-1)[self.idxs]
-        with undisturbed(self.learn):
-            dl = self.learn.dls.test_dl(interp._items(list(idxs)), with_labels=True, bs=interp.dl.bs, num_workers=0)
-            self.x = torch.cat([as_batch(b[0], self.model).cpu() for b in dl])
-        with asking(self.model, self.learn):
-            cs = candidates(self.model, self.x[:1])
-            self.layers = [cs.auto(), *cs.stages()[:1]]
-            parts = [self._look(xb) for xb in self._batches(self.x)]
-        self.p = torch.cat([p for p,_ in parts]).numpy()
-        fs = [torch.cat(o) for o in zip(*(f for _,f in parts))]
-        def _scaled(f): return (f-f.mean((0,2,3), keepdim=True))/f.std((0,2,3), keepdim=True).clamp(min=1e-6)
-        self.f = torch.cat([F.normalize(_scaled(f), dim=1) for f in fs], 1)
-        self.grow = .75*max(self.x.shape[-1]/self.f.shape[-1], self.x.shape[-2]/self.f.shape[-2])
-
-    def _batches(self, x):
-        rows,to = rows_forward(self.model, x[:1]),one_param(self.model).device
-        return (o.to(to) for o in x.split(max(1, min(rows, 128))))
-
-    def _probs(self, xb):
-        p = (activation_of(self.learn) or noop)(model_output(self.model(xb)).as_subclass(Tensor).float()).cpu()
-        return torch.cat([1-p,p], 1) if p.shape[1]==1 else p # one output for two classes
-
-    def _look(self, xb):
-        "Probabilities of a batch, and the features of the last layer and of the stage before on one grid"
-        with Trace(self.model, *[c.name for c in self.layers], take=main_tensor) as t: p = self._probs(xb)
-        outs = [t[c.name][-1] if isinstance(t[c.name], list) else t[c.name] for c in self.layers]
-        fs = [c.grid.read(o).float().cpu() for c,o in zip(self.layers, outs)]
-        return p,[F.adaptive_avg_pool2d(f, fs[0].shape[-2:]) for f in fs]
-
-    def ask(self, x):
-        "The probabilities `(n,classes)` of changed pictures"
-        with asking(self.model, self.learn): res = torch.cat([self._probs(b) for b in self._batches(x)]).numpy()
-        self.bar.step()
-        return res
-
-    def covered(self, x, rows, masks, rng):
-        "Probabilities with the masks covered: the mean of filling them, and of swapping in another picture's pixels"
-        x,keep = x[rows],~torch.from_numpy(np.stack(masks))
-        other = self.x[rng.integers(0, len(self.x), len(rows))]
-        return (self.ask(_infill(x, keep)) + self.ask(torch.where(keep[:,None], x, other)))/2
-
-    def regions(self, rows, targets, second=False):
-        "The regions that the maps of some pictures for their target classes point at"
-        x,res = self.under if second else self.x,[]
-        for i in range(0, len(rows), 64):
-            part = slice(i, i+64)
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore') # about empty maps and classes that the model does not see
-                maps = explain(self.learn, x[rows[part]], self.method, target=[int(t) for t in targets[part]])
-            for row,m in zip(rows[part], to_np(maps.as_subclass(Tensor).float())):
-                res += [self._region(row, mask, second) for mask in _regions(m, self.grow)]
-        self.bar.step()
-        return res
-
-    def _region(self, row, mask, second=False):
-        w = F.adaptive_avg_pool2d(tensor(mask).float()[None,None], self.f.shape[-2:])[0,0]
-        v,(ys,xs) = to_np((self.f[row]*w).sum((1,2))),np.where(mask)
-        centre = ys.mean()/mask.shape[0],xs.mean()/mask.shape[1]
-        return _Region(row, mask, v/max(np.linalg.norm(v), 1e-6), centre, second)
-
-    def all_regions(self, still=.1):
-        """The regions for the actual classes; and a second look, with these covered, where the class is still seen
-
-        A network that knows both a shortcut and the object points at one of them first."""
-        first = self.regions(np.arange(len(self.y)), self.y)
-        keep = torch.ones(len(self.y), *self.x.shape[-2:]).bool()
-        for r in first: keep[r.row] &= ~torch.from_numpy(r.mask)
-        self.under = _infill(self.x, keep)
-        rows = np.where(self.ask(self.under)[np.arange(len(self.y)),self.y]>=still)[0]
-        return first + self.regions(rows, self.y[rows], second=True)
-
-# %% ../../nbs/interpret/05_shortcuts.ipynb #4f1d4f62
-@dataclasses.dataclass
-class _Effects:
-    "What covering each of some regions does, beyond covering a random region of its shape"
-    fall:np.ndarray # How far the probability of the class falls
-    true:np.ndarray # How far that of the true class rises
-    right:np.ndarray # Is the true class still predicted when the region is covered?
-    right_random:np.ndarray # And when a random region is covered?
-    def __getitem__(self, js): return _Effects(*(getattr(self, f.name)[js] for f in dataclasses.fields(self)))
-
-def _effects(pics, regions, classes, rng, whole=False):
-    "The `_Effects` of covering regions; those of the second look with the first ones covered, unless `whole`"
-    if not regions: return _Effects(*np.zeros((4,0)))
-    rows,k,cs = [r.row for r in regions],np.arange(len(regions)),np.broadcast_to(classes, len(regions))
-    again = torch.tensor([r.second and not whole for r in regions])
-    x = pics.x[rows]
-    if again.any(): x[again] = pics.under[rows][again]
-    hid = pics.covered(x, k, [r.mask for r in regions], rng)
-    ref = pics.covered(x, k, [_moved(r.mask, rng) for r in regions], rng)
-    y = pics.y[rows]
-    return _Effects(ref[k,cs]-hid[k,cs], hid[k,y]-ref[k,y], hid.argmax(1)==y, ref.argmax(1)==y)
-
-def _rises(pics, regions, c, rng, most=40):
-    "How far the class rises in pictures of other classes when regions are pasted, beyond random ones of their shape"
-    regions = [regions[i] for i in rng.permutation(len(regions))[:most]]
-    onto = pics.x[rng.choice(np.where(pics.y!=c)[0], len(regions))]
-    def _pasted(masks):
-        return pics.ask(torch.where(torch.from_numpy(np.stack(masks))[:,None], pics.x[[r.row for r in regions]], onto))
-    return _pasted([r.mask for r in regions])[:,c] - _pasted([_moved(r.mask, rng) for r in regions])[:,c]
-
-def _p_positive(v):
-    "p of a t test that the mean is not above zero; the standard deviation is taken as at least .02"
-    if len(v)<2: return 1.
-    return stats.t.sf(v.mean()/max(v.std(ddof=1), .02)*len(v)**.5, len(v)-1)
-
-def _interval(v, rng, draws=1000):
-    "The 95% bootstrap interval of the mean"
-    means = v[rng.integers(0, len(v), (draws,len(v)))].mean(1)
-    return [float(o) for o in np.quantile(means, [.025,.975])]
-
-# %% ../../nbs/interpret/05_shortcuts.ipynb #2d10deff
-def _one_place(near, own, rng, draws=100):
-    """Which regions lie in the most unlikely window, how many times as often as those of other classes, and p
-
-    `near` `(n,n)`: do two regions lie in a window around one of them? `own` `(n,)`: are they of this class?"""
-    def _score(a, rest):
-        n = near[np.ix_(a, np.concatenate([a,rest]))]
-        rate = np.minimum((n[:,len(a):].sum(1)+.5)/(len(rest)+1), 1)
-        return -stats.binom.logsf(n[:,:len(a)].sum(1)-1, len(a), rate)
-    a,pool = np.where(own)[0],np.where(~own)[0]
-    score,n = _score(a, pool),min(len(a), len(pool)//2)
-    null = [_score(pool[i[:n]], pool[i[n:]]).max() for i in (rng.permutation(len(pool)) for _ in range(draws))]
-    there = near[a[score.argmax()]]
-    ratio = there[a].mean()/((there[pool].sum()+.5)/(len(pool)+1))
-    return a[there[a]],ratio,stats.gumbel_r.sf(score.max(), *stats.gumbel_r.fit(null))
-
-def _near(centres, radius=.12):
-    "Which centres `(n,2)` are less than `radius`, a share of the picture, from each other"
-    return np.linalg.norm(centres[:,None]-centres[None], axis=-1)<radius
-
-# %% ../../nbs/interpret/05_shortcuts.ipynb #bb655e6b
-@dataclasses.dataclass
-class _Group:
-    "Regions of one class that lie in one place, or look alike to the network"
-    c:int # Class
-    members:list # Numbers of its regions, one for each picture
-    place:float=None # How many times as often they lie there as those of other classes; None if not in one place
-
-def _first_of_each(js, regions):
-    "The first region of each picture"
-    seen = {}
-    for j in js: seen.setdefault(regions[j].row, int(j))
-    return list(seen.values())
-
-def _groups(regions, near, y, c, level, few, rng, alike=.4):
-    "The groups of a class: first one in one place, if there is such a place, then clusters by cosine distance"
-    from sklearn.cluster import AgglomerativeClustering
-    own,res = np.where(y==c)[0],[]
-    if len(own)>=few:
-        inside,ratio,p = _one_place(near, y==c, rng)
-        there = _first_of_each(inside, regions)
-        if p<level and ratio>=6 and len(there)>=few:
-            res.append(_Group(c, there, ratio))
-            own = np.setdiff1d(own, inside)
-    if len(own)<few: return res
-    tree = AgglomerativeClustering(None, metric='cosine', linkage='average', distance_threshold=alike)
-    labels = tree.fit_predict(np.stack([regions[j].feature for j in own]))
-    clusters = [_Group(c, _first_of_each(own[labels==g], regions)) for g in range(labels.max()+1)]
-    return res + [g for g in clusters if len(g.members)>=few]
+import dataclasses
 
 # %% ../../nbs/interpret/05_shortcuts.ipynb #0a72d437
 def _elsewhere(pics, c, groups, regions, rng):
@@ -248,7 +30,7 @@ def _elsewhere(pics, c, groups, regions, rng):
         rows |= set(others[to_np(alike.argsort(descending=True)[:most])])
     rows = np.array(sorted(rows))
     found = pics.regions(rows, [c]*len(rows))
-    return found,_effects(pics, found, c, rng)
+    return found,cover_effects(pics, found, c, rng)
 
 def _mean_feature(g, regions):
     "The mean of a group's features, scaled to length 1"
@@ -267,18 +49,34 @@ def _same_thing(own, found):
     if not found: return [],0,False
     mine,sims = _similarity(own, own),_similarity(own, found)
     floors = np.quantile(mine, [.1,.3,.5])
-    there = _first_of_each([j for j in np.argsort(-sims) if sims[j]>=floors[0]], found)
+    there = first_of_each([j for j in np.argsort(-sims) if sims[j]>=floors[0]], found)
     _,close,half = ((sims[there]>=f).sum() for f in floors)
     return there,close,half>=max(5, .4*len(there)) # .56 is expected of the same thing, and far less of a look-alike
+
+# %% ../../nbs/interpret/05_shortcuts.ipynb #32fa9612
+def _apart(g, groups, regions, eff, n, level, few):
+    """Share of a class's `n` pictures in which it hangs on a region of a group and on one of another group that are no
+    parts of one thing: they overlap by less than a tenth, and do not lie closer than in different pictures"""
+    one = {regions[j].row:j for j in g.members}
+    two = {regions[j].row:j for o in groups if o is not g and o.c==g.c for j in o.members}
+    def _overlap(a, b): return (a&b).sum()/min(a.sum(), b.sum())
+    rows = [r for r in one if r in two and _overlap(regions[one[r]].mask, regions[two[r]].mask)<.1]
+    if len(rows)<max(few, .15*n): return 0.
+    js,ks = [one[r] for r in rows],[two[r] for r in rows]
+    if max(p_positive(eff.fall[js]), p_positive(eff.fall[ks]))>=level: return 0.
+    a,b = (np.array([regions[j].centre for j in o]) for o in (js,ks))
+    dist = np.linalg.norm(a[:,None]-b[None], axis=-1)
+    return len(rows)/n if np.diag(dist).mean()>=dist.mean() else 0.
 
 # %% ../../nbs/interpret/05_shortcuts.ipynb #fd6c6b4d
 class Shortcuts:
     "The groups of regions that the answers of a classifier hang on: `table` has a row for each, suspicious ones first"
     def __init__(self,
         table:pd.DataFrame, # A row for each group
-        groups, # Indices and masks of the regions of each group
-        interp # The interpretation that they are from
-    ): self.table,self.groups,self.interp = table,groups,interp
+        groups:list, # Indices and masks of the regions of each group
+        interp, # The interpretation that they are from
+        elsewhere:list # Likewise of what looks like each group in pictures of other classes
+    ): self.table,self.groups,self.interp,self.elsewhere = table,groups,interp,elsewhere
 
     def __len__(self): return len(self.table)
 
@@ -308,8 +106,10 @@ class Shortcuts:
         s = self.suspicious
         if not len(self): return "No group was found: covering what maps point at does no more than covering any part."
         if not len(s): return "No group is suspicious: each class hangs on things that only its own pictures have."
-        return (f"Look at the pictures of {listed_text(s['class'].unique())} with `plot_shortcuts()`: if the region is "
-                "not the object, hold out or cover `items(k)`, or add pictures of the class without it; train again.")
+        names = listed_text(s['class'].unique())
+        return (f"Look at the pictures of {names} with `plot_shortcuts()`. If a region is not the object, hold these "
+                "pictures out (`items(k)`), or cover the same place in pictures of all classes (a patch in this class "
+                "alone would be the next shortcut), or add pictures of the class without the thing; then train again.")
 
     def _short(self):
         "The table with intervals in one column, and without what is seldom needed"
@@ -329,7 +129,9 @@ def plot_shortcuts(self:Shortcuts,
     k=None, # Rows of `table`; None is the suspicious groups, or all if none is
     size:float=1.3 # Width of a picture, in inches
 )->plt.Figure: # A row for each group
-    "Draw pictures of each group with its region outlined; raises `ValueError` if there is none"
+    """Draw pictures of each group with its region outlined, and up to three of other classes with something like it
+
+    Raises `ValueError` if there is no group."""
     at_least(1, n=n)
     check_inches(size=size)
     if not len(self): raise ValueError("There is nothing to draw: no group was found.")
@@ -339,15 +141,20 @@ def plot_shortcuts(self:Shortcuts,
     with plain_text():
         fig = plt.figure(figsize=(n*size, len(ks)*(size+.45)), layout='constrained')
         for part,i in zip(np.atleast_1d(fig.subfigures(len(ks), 1)), ks):
-            idxs,r = self.idxs(i)[:n],self.table.iloc[i]
+            r,there = self.table.iloc[i],self.elsewhere[i]
+            k = min(3, n//3, len(there[0])) # pictures of other classes
+            idxs = self.idxs(i)[:n-k]+list(there[0][:k])
+            masks = self.groups[i][1][:n-k]+there[1][:k]
             title = f"{i}: {r['class']}, {r['share']:.0%} of its pictures. {r['why'][:1].upper()+r['why'][1:]}"
             part.suptitle(title, fontsize=8.5, x=.01, ha='left')
             with undisturbed(learn):
                 dl = learn.dls.test_dl(self.interp._items(idxs), bs=len(idxs), num_workers=0)
                 pics = reading(learn).seen(dl.one_batch()[0].as_subclass(Tensor))
-            for ax,pic,mask in zip(part.subplots(1, n, squeeze=False)[0], pics, self.groups[i][1]):
+            own,y = len(idxs)-k,self.interp._decoded()[1].long().reshape(-1)
+            for m,(ax,pic,mask) in enumerate(zip(part.subplots(1, n, squeeze=False)[0], pics, masks)):
                 ax.imshow(pic)
-                for c,w in (('black',2.5),(okabe_ito['orange'],1.2)): ax.contour(mask, [.5], colors=[c], linewidths=w)
+                outline(ax, mask)
+                if m>=own: ax.set_title(f'other class:\n{self.interp.vocab[y[idxs[m]]]}', fontsize=7.5)
             for ax in part.axes: ax.axis('off')
     return finished(fig)
 
@@ -361,7 +168,8 @@ def _checked(interp, n, few, level, seed):
         raise TypeError("Shortcuts are found with fastattn's `ClassificationInterpretation.from_learner(learn)`; "
                         f"this is a {type(interp).__module__.split('.')[0]} {type(interp).__name__}.")
     if class_names(interp.learn) is None or interp.multi_label:
-        raise ValueError("Shortcuts are found for models that choose one of several classes; this one does not.")
+        raise ValueError("Shortcuts are found for models that choose one class for each picture; this one "
+                         f"{'can give several labels' if interp.multi_label else 'does not'}.")
     if getattr(interp.dl, 'n_inp', 1)>1: raise ValueError("Shortcuts are found for models that take one image each.")
     return (to_np(o.long()).reshape(-1) for o in interp._decoded())
 
@@ -387,13 +195,12 @@ def _why(place, others, helps, names, true):
 # %% ../../nbs/interpret/05_shortcuts.ipynb #e693bc7d
 def _helps(eff, there, close, level):
     "Does covering the regions `there`, or the `close` most similar ones, help the true class, and not by little?"
-    def _both(js): return max(_p_positive(eff.fall[js]), _p_positive(eff.true[js])) if eff.true[js].mean()>=.05 else 1.
+    def _both(js): return max(p_positive(eff.fall[js]), p_positive(eff.true[js])) if eff.true[js].mean()>=.05 else 1.
     return min(_both(there), _both(there[:close]))<level/2 # one of two tests
 
 def _row(pics, g, regions, eff, found, eff_found, vocab, level, rng):
-    "The row of a group in the table, or None if covering it does no more than covering a random region"
+    "The row of a group in the table, and the regions that look like it in pictures of other classes"
     js = np.array(g.members)
-    if _p_positive(eff.fall[js])>=level: return
     rows = np.array([regions[j].row for j in js])
     mine = pics.y==g.c
     right = pics.p.argmax(1)==pics.y
@@ -404,14 +211,28 @@ def _row(pics, g, regions, eff, found, eff_found, vocab, level, rng):
     true = eff_found.true[there]
     names = [vocab[c] for c,_ in Counter(pics.y[[found[j].row for j in there]]).most_common()]
     why = _why(g.place, len(there), helps, names, true.mean() if helps else 0)
-    whole = _effects(pics, own, g.c, rng, whole=True) if any(r.second for r in own) else eff[js]
-    rise = _rises(pics, own, g.c, rng)
+    whole = cover_effects(pics, own, g.c, rng, whole=True) if any(r.second for r in own) else eff[js]
+    rise = paste_effects(pics, own, g.c, rng)
     share = len(js)/mine.sum()
     return dict(zip(('class','suspicious','share','n','fall','fall_low','fall_high','rise','rise_low','rise_high',
-        'accuracy','covered','rest','cost','others','why'), (vocab[g.c], bool(why), share, len(js), eff.fall[js].mean(),
-        *_interval(eff.fall[js], rng), rise.mean(), *_interval(rise, rng), right[rows].mean(), whole.right.mean(),
-        right[rest].mean() if rest.any() else np.nan, share*(whole.right_random.mean()-whole.right.mean()),
-        len(there), why)))
+        'accuracy','covered','rest','cost','others','why'), (vocab[g.c], bool(why), share, len(js),
+        eff.fall[js].mean(), *mean_interval(eff.fall[js], rng), rise.mean(), *mean_interval(rise, rng),
+        right[rows].mean(), whole.right.mean(), right[rest].mean() if rest.any() else np.nan,
+        share*(whole.right_random.mean()-whole.right.mean()),
+        len(there), why))),[found[j] for j in there]
+
+def _rows(pics, c, groups, regions, eff, vocab, level, few, rng):
+    "Row, regions, and regions elsewhere of each group of a class, unless covering does no more than at random"
+    gs = [g for g in groups if p_positive(eff.fall[g.members])<level]
+    if not gs: return []
+    found,eff_found = _elsewhere(pics, c, gs, regions, rng)
+    res = [(*_row(pics, g, regions, eff, found, eff_found, vocab, level, rng),g) for g in gs]
+    if not any(r['suspicious'] for r,*_ in res): # else it is known which of two things it is
+        for r,_,g in res:
+            if a := _apart(g, gs, regions, eff, (pics.y==c).sum(), level, few):
+                why = f'in {a:.0%} of the pictures the class hangs on this and on another thing that lies apart'
+                r.update(suspicious=True, why=why)
+    return [(r,[regions[j] for j in g.members],there) for r,there,g in res]
 
 def find_shortcuts(
     interp:ClassificationInterpretation, # Its pictures are searched: those of the validation set, or of `ds_idx=0`
@@ -429,34 +250,34 @@ def find_shortcuts(
     have 95% intervals. `share`: of the class's pictures. `accuracy`: of the group's pictures; `covered`: with the
     region covered; `rest`: of the class's other pictures. `cost`: share of the class's pictures that are recognised
     only with the region. `others`: pictures of other classes that have something like it. A group is suspicious if its
-    regions lie in one place six times as often as those of other classes, or if the same thing is in pictures of other
-    classes, where covering it helps the true class; both are tested at `level`, divided by the number of tests.
+    regions lie in one place six times as often as those of other classes; if the same thing is in pictures of other
+    classes, where covering it helps the true class; or if, in 15% of the class's pictures, the class hangs on it and on
+    another thing, which lie apart: then one of the two may be no part of the object. All are tested at `level`, divided
+    by the number of tests.
 
-    A shortcut that is at a random place and in no picture of another class cannot be told from an object. The pictures
-    are held in memory twice. Raises `TypeError` or `ValueError` if `interp` is not of a classifier of single images, or
-    has too few pictures or classes."""
+    A thing at a random place that is in no picture of another class and in nearly all of its own cannot be told from an
+    object. The pictures are held in memory twice. Raises `TypeError` or `ValueError` if `interp` is not of a classifier
+    of single images, or has too few pictures or classes."""
     learn,rng = getattr(interp, 'learn', None),np.random.default_rng(seed)
     with learn.no_bar() if isinstance(learn, Learner) else nullcontext():
         d,y = _checked(interp, n, few, level, seed)
+    idxs,classes = _chosen(y, interp.vocab, n, few, rng)
     if len(np.unique(d))==1:
         raise ValueError(f"The model answers {interp.vocab[d[0]]!r} to every picture, so there is nothing to compare; "
                          "train it first.")
-    idxs,classes = _chosen(y, interp.vocab, n, few, rng)
     with Bar(5+8*len(classes)) as bar, learn.no_bar():
-        pics = _Pictures(interp, idxs, method, bar)
+        pics = SeenPictures(interp, idxs, method, bar)
         regions = pics.all_regions()
         ys = pics.y[[r.row for r in regions]]
-        eff = _effects(pics, regions, ys, rng)
-        near = _near(np.array([r.centre for r in regions]))
-        groups = {c:_groups(regions, near, ys, c, level/len(classes), few, rng) for c in classes}
-        per_test,res = level/max(1, sum(map(len, groups.values()))),[]
-        for c,gs in groups.items():
-            found,eff_found = _elsewhere(pics, c, gs, regions, rng) if gs else ([],None)
-            rows = [(_row(pics, g, regions, eff, found, eff_found, interp.vocab, per_test, rng), g) for g in gs]
-            res += [(r,[regions[j] for j in g.members]) for r,g in rows if r]
+        eff = cover_effects(pics, regions, ys, rng)
+        near = near_pairs(np.array([r.centre for r in regions]))
+        groups = {c:similar_groups(regions, near, ys, c, level/len(classes), few, rng) for c in classes}
+        per_test = level/max(1, sum(map(len, groups.values())))
+        res = [r for c,gs in groups.items() for r in _rows(pics, c, gs, regions, eff, interp.vocab, per_test, few, rng)]
     res.sort(key=lambda o: (not o[0]['suspicious'], -o[0]['share']*o[0]['fall']))
-    table = pd.DataFrame([r for r,_ in res], columns=list(res[0][0]) if res else ['class','suspicious'])
-    return Shortcuts(table, [([int(idxs[r.row]) for r in rs],[r.mask for r in rs]) for _,rs in res], interp)
+    table = pd.DataFrame([r for r,*_ in res], columns=list(res[0][0]) if res else ['class','suspicious'])
+    def _kept(rs): return [int(idxs[r.row]) for r in rs],[r.mask for r in rs]
+    return Shortcuts(table, [_kept(own) for _,own,_ in res], interp, [_kept(there) for *_,there in res])
 
 # %% ../../nbs/interpret/05_shortcuts.ipynb #b7de7c39
 @patch

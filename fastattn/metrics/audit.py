@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_maps']
 
-# %% ../../nbs/metrics/09_audit.ipynb #6c10d9fb
+# %% ../../nbs/metrics/09_audit.ipynb #6c2a740d
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -20,7 +20,7 @@ from .ranking import *
 from .measuring import *
 import hashlib,warnings
 
-# %% ../../nbs/metrics/09_audit.ipynb #029789b7
+# %% ../../nbs/metrics/09_audit.ipynb #b983768a
 _unchanged = .9 # rank correlation from which on a map counts as the same
 
 def _fault(m, a, means, score, low, high):
@@ -80,7 +80,7 @@ def _advice(df, s, failed, missing):
     if len(s)<least_images: lines.append(f"{len(s)} images are too few for an interval; {least_images} are the least.")
     return '\n'.join([*lines,*missing])
 
-# %% ../../nbs/metrics/09_audit.ipynb #a5cb9678
+# %% ../../nbs/metrics/09_audit.ipynb #384bedda
 def _fingerprint(model, s, *settings):
     "What a stored audit depends on"
     h = hashlib.sha256()
@@ -105,7 +105,7 @@ def _store(path, key, res, about, failed):
     text = json.dumps(dict(made_by='fastattn audit', of=key, methods=methods))
     with whole_file(path) as tmp: Path(tmp).write_text(text, encoding='utf-8')
 
-# %% ../../nbs/metrics/09_audit.ipynb #c8bb04f0
+# %% ../../nbs/metrics/09_audit.ipynb #9e8f052e
 def _missing_grid(learn, s, seed):
     "Mosaics of the images, or the reason why there are none"
     if s.classes is None: return None,"The model has no classes, so there is no grid pointing game."
@@ -171,7 +171,7 @@ def audit_maps(
     df.advice = _advice(df, s, failed, missing)
     return df
 
-# %% ../../nbs/metrics/09_audit.ipynb #06b65146
+# %% ../../nbs/metrics/09_audit.ipynb #c949ffac
 def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
     "The numbers of all methods: `{method: {measure: (n,)}}` for the score, the same for what is told besides, failures"
     model,learner = model_of(learn)
