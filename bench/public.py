@@ -9,9 +9,9 @@ exported learner, or the name of a timm model with `--weights`. The part `legrad
 vision transformers with a CLS token.
 `pip install fastattn[bench]`, and `onnx` for DINOv2.
 """
-import argparse, dataclasses, functools, json, sys, warnings
+import argparse, dataclasses, functools, json, random, sys, warnings
 from pathlib import Path
-import torch
+import numpy as np, torch
 from fastai.vision.all import *
 from fastattn.core.inputs import *
 from fastattn.core.registry import *
@@ -67,7 +67,7 @@ def measured(learn, d, method, steps=8, percentiles=(25,50,75), few=16, mosaic=N
     res = located(maps, d.on, d.void)
     if d.classes is None: return res
     if mosaic is not None: res['grid_pointing'] = grid_pointing(learn, mosaic, method).mean(1)
-    return dict(res, **faithful(learn, d.first(few), maps[:few], steps, percentiles))
+    return dict(res, **faithful(learn, d.first(few), maps[:few], steps, percentiles)) if few else res
 
 def passes(learn, d, method, n=3):
     "Time of a map in plain forward passes, on four images"
@@ -175,12 +175,13 @@ def _on_demo(seed, n):
 
 def _in_parts(f, x): return torch.cat([f(o) for o in x.split(8)])
 
-def probed_dinov2(n, seed, n_train=180):
+def probed_dinov2(n, seed, n_train=96):
     """DINOv2 with a linear layer on its CLS token that tells nine kinds of objects apart, learnt from pictures of one
-    object; asked about composites of the same objects among others"""
+    object; asked about those composites of the same objects among others in which it sees the right kind first"""
     model,kinds = _dinov2(),sorted({k for k,_ in objects.outlines.values()})
+    def _number(o): return kinds.index(objects.outlines[o][0])
     ims,_,names = objects.alone(n_train, seed)
-    y = tensor([kinds.index(objects.outlines[o][0]) for o in names])
+    y = tensor([_number(o) for o in names])
     with torch.no_grad(): f = _in_parts(model, objects.as_imagenet(objects.normed(ims)))
     head = nn.Linear(f.shape[1], len(kinds))
     nn.init.zeros_(head.weight); nn.init.zeros_(head.bias)
@@ -192,9 +193,13 @@ def probed_dinov2(n, seed, n_train=180):
         return loss
     opt.step(_loss)
     model.head,model.num_classes = head.requires_grad_(False),len(kinds)
-    ims,on,asked = _scenes(n, seed)
-    kind_of = {objects.asked(k)[0]:kinds.index(v[0]) for k,v in objects.outlines.items()}
-    return model,Asked(objects.as_imagenet(objects.normed(ims)), on, None, [kind_of[c] for c in asked])
+    names = [list(objects.outlines)[i%len(objects.outlines)] for i in range(n)]
+    ims,on = zip(*(objects.scene(o, random.Random(f'probe-{seed}-{i}')) for i,o in enumerate(names)))
+    x,on,classes = objects.as_imagenet(objects.normed(ims)),torch.tensor(np.stack(on)),[_number(o) for o in names]
+    with torch.no_grad(): seen = _in_parts(model, x).argmax(1).tolist()
+    keep = [i for i,(c,o) in enumerate(zip(classes, seen)) if c==o]
+    print(f'DINOv2 with a probe is right on {len(keep)} of {n} scenes', flush=True)
+    return model,Asked(x[keep], on[keep], None, [classes[i] for i in keep]),len(keep)/n
 
 def interval(v, times=2000, seed=0):
     "Mean of differences, and the bounds of its 95 % bootstrap interval over the images"
@@ -213,35 +218,37 @@ def _right(learn, d):
 
 def _differences(v): return {k:interval(v['legrad'][k]-o) for k,o in v['relevance'].items()}
 
-def compared(seeds, n, seed, steps, percentiles, n_demo=400, few_demo=100, few=10, n_mosaics=4):
+def compared(seeds, n, seed, steps, percentiles, few, n_mosaics):
     "Both methods by network, and the differences LeGrad minus relevance on the same images with their intervals"
     res,values = {},[]
-    def _add(name, learn, d, v):
-        res[name] = dict(images=len(d), right=_right(learn, d), differences=_differences(v),
+    def _add(name, d, right, v):
+        res[name] = dict(images=len(d), right=round(right, 3), differences=_differences(v),
                          rows={m:{k:mean_and_error(o) for k,o in r.items()} for m,r in v.items()})
         print(name, json.dumps(res[name]), flush=True)
     for s in seeds:
-        learn,d = _on_demo(s, n_demo)
-        values.append(_both(learn, d, steps, percentiles, few_demo, 10*n_mosaics, seed))
-        _add(f'demo set, seed {s}', learn, d, values[-1])
+        learn,d = _on_demo(s, 400)
+        values.append(_both(learn, d, steps, percentiles, 100, 40, seed))
+        _add(f'demo set, seed {s}', d, _right(learn, d), values[-1])
     if len(seeds)>1: # the images are the same for all seeds, the mosaics are not
         means = {m:{k:torch.stack([v[m][k] for v in values]).mean(0) for k in values[0][m]} for m in values[0]}
-        res['demo set, mean of the seeds'] = dict(images=n_demo, differences=_differences(means))
-    try: learn,d = probed_dinov2(n, seed)
+        res['demo set, mean of the seeds'] = dict(images=len(d), differences=_differences(means))
+    try: learn,d,right = probed_dinov2(n, seed)
     except ImportError as e: print('left out:', e)
-    else: _add('DINOv2 with a linear probe', learn, d, _both(learn, d, steps, percentiles, few, n_mosaics, seed))
+    else: _add('DINOv2 with a linear probe', d, right, _both(learn, d, steps, percentiles, few, n_mosaics, seed))
     return res
 
 ## Results
 
-def keep(a, **new):
-    "Write parts of the result; those of earlier runs stay"
+def keep(a, part, res):
+    "Write a part of the result, with the options that repeat it; those of earlier runs stay"
     f = here/'results'/'public.json'
-    old = {k:v for k,v in json.loads(f.read_text()).items() if k!='about'} if f.exists() else {}
-    old = {k:v for k,v in old.items() if k in (*networks,'legrad')}
+    old = json.loads(f.read_text()) if f.exists() else {}
+    seeds = f" --seeds {' '.join(map(str, a.seeds))}" if part=='legrad' else ''
+    options = f'--networks {part} --n {a.n} --few {a.few} --mosaics {a.mosaics}{seeds}'
     what = ('mean and standard error over the images; insertion, deletion and ROAD take fewer images, and the grid '
             'pointing game mosaics of four; deletion: lower is better')
-    write('public', what=what, seed=a.seed, steps=a.steps, percentiles=list(a.percentiles), **{**old,**new})
+    write('public', what=what, seed=a.seed, steps=a.steps, percentiles=list(a.percentiles),
+          **{**{k:v for k,v in old.items() if k in (*networks,'legrad')}, part:dict(options=options, **res)})
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
@@ -269,10 +276,10 @@ if __name__=='__main__':
     except (ValueError,ImportError) as e: sys.exit(str(e))
     for name in a.networks:
         if name=='legrad':
-            keep(a, legrad=compared(a.seeds, a.n, a.seed, a.steps, a.percentiles))
+            keep(a, 'legrad', compared(a.seeds, a.n, a.seed, a.steps, a.percentiles, a.few, a.mosaics))
             continue
         learn,d = composites(name, a.n, a.seed)
         methods = methods_of(learn, d.x, a.methods, a.slow)
         res = table(learn, d, methods, a.steps, a.percentiles, a.few, a.mosaics, a.seed,
-                    each=lambda r: keep(a, **{name:r}))
+                    each=lambda r: keep(a, name, r))
         print(markdown(res['rows']), flush=True)

@@ -1,6 +1,7 @@
 """`bench/public.py` and `bench/folders.py`: tiny folders in the layouts of ImageNet-S, Pascal VOC and COCO are read
 exactly, and the measures run on what they hold."""
 import json
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
 
@@ -192,6 +193,30 @@ def test_a_users_network(tmp_path, folders):
     got,named,side,_,share = folders.users_model('test_vit', tmp_path/'w.pth', ['cat','dog'])
     assert named==['cat','dog'] and side==(160,160) and 0<share<=1 and not got.training
     assert all(torch.equal(a, b) for a,b in zip(m.state_dict().values(), got.state_dict().values()))
+
+def test_a_table_of_a_folder(imagenet_s, tmp_path, public):
+    "From the options of the command to the table, with a model of timm"
+    import timm
+    m = timm.create_model('test_vit', num_classes=300)
+    torch.save(m.state_dict(), tmp_path/'w.pth')
+    for f in ('names','all'): (tmp_path/f).write_text('\n'.join(wnids))
+    a = SimpleNamespace(folder=str(imagenet_s), classes=tmp_path/'all', names=tmp_path/'names', model='test_vit',
+                        weights=tmp_path/'w.pth', n=4, seed=0, methods=['Relevance'], slow=False, steps=1,
+                        percentiles=(50,), few=1, mosaics=0)
+    t = public.on_folder(a)
+    assert t['layout']=='ImageNet-S' and t['images']==4 and t['mosaics']==0 and set(t['rows'])=={'relevance'}
+
+def test_an_exported_learner(voc, tmp_path, folders):
+    from fastai.vision.all import CrossEntropyLossFlat, Learner
+    from fastattn.all import demo_arch, demo_dls
+    Learner(demo_dls(n=16), demo_arch(), loss_func=CrossEntropyLossFlat()).export(tmp_path/'l.pkl')
+    learn,vocab,side,prep,share = folders.users_model(tmp_path/'l.pkl')
+    assert side==(64,64) and 'cat' in vocab and prep is None and share==1
+    x,on,void,classes = folders.questions(learn, folders.pictures_in(voc)[1], vocab, side, prep, share)
+    assert classes==[vocab.index('cat')] and (on[0].numpy()==rectangle(boxes[1])[:,16:80]).all() # the one name of both
+    im = folders.fitted(Image.open(voc/'JPEGImages/chelsea.jpg'), side)
+    usual = [.485,.456,.406],[.229,.224,.225]
+    assert (x[0]-folders.normalised(*usual)(im)).abs().max()<1e-5
 
 def test_intervals(public):
     v = torch.tensor([.1]*50+[.3]*50+[float('nan')])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['table_file', 'figure_file', 'numbers_file', 'run_audit']
 
-# %% ../../nbs/cli/06_audit.ipynb #e2a2c427
+# %% ../../nbs/cli/06_audit.ipynb #a1f27bba
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -13,7 +13,7 @@ from ..data.folders import *
 from ..metrics.audit import *
 from .visualize import *
 
-# %% ../../nbs/cli/06_audit.ipynb #1af42ba0
+# %% ../../nbs/cli/06_audit.ipynb #b4e29640
 table_file,figure_file,numbers_file = 'audit.csv','audit.png','audit.json'
 
 def _mask_beside(masks, root):
@@ -35,7 +35,7 @@ def run_audit(
     masks=None, # Folder of masks, PNGs with the names of the pictures; None if there are none
     device=None, # Device to run on; None is fastai's default
     overwrite:bool=False # Measure again, and replace an older audit?
-)->MapAudit: # As `audit_maps` returns it
+)->pd.DataFrame: # As `audit_maps` returns it
     "Measure which maps to believe, and write it down; raises `ValueError` or `OSError` for bad input"
     root,out = Path(data_folder),Path(out)
     at_least(1, n=n)

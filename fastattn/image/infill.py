@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['infill', 'impute']
 
-# %% ../../nbs/image/08_infill.ipynb #8e882bf5
+# %% ../../nbs/image/08_infill.ipynb #c83d53d0
 from fastai.basics import *
+from concurrent.futures import ThreadPoolExecutor
 
-# %% ../../nbs/image/08_infill.ipynb #87042122
+# %% ../../nbs/image/08_infill.ipynb #6c9435a8
 def _halved(v, w):
     "Means of squares of four and how much they count: as much as one pixel, as soon as one of the four does"
     pad = (0,v.shape[-1]%2,0,v.shape[-2]%2) # what is beyond the border counts nothing
@@ -41,7 +42,7 @@ def _checked(x, keep):
         raise ValueError(f"`keep` is True or False for each pixel, {(len(x),*x.shape[2:])} here; it is {what}.")
     return keep[:,None].to(x.device)
 
-# %% ../../nbs/image/08_infill.ipynb #fbf914ad
+# %% ../../nbs/image/08_infill.ipynb #724d5496
 _beside = {(dy,dx):1/6 if 0 in (dy,dx) else 1/12 for dy in (-1,0,1) for dx in (-1,0,1) if dy or dx}
 
 def _system(missing):
@@ -72,11 +73,13 @@ def impute(
     for (dy,dx),weight in _beside.items(): kernel[dy+1,dx+1] = weight
     known = (x.double()*keep[:,None]).flatten(0,1)[:,None]
     around = F.conv2d(known, kernel[None,None], padding=1).view(x.shape)
-    res = x.clone()
-    for im,k,a,out in zip(x, keep, around, res):
-        if k.all(): continue
-        if not k.any(): out.copy_(im.mean((1,2), keepdim=True).expand_as(im)); continue
-        options = dict(permc_spec='MMD_AT_PLUS_A', diag_pivot_thresh=0., options=dict(SymmetricMode=True))
+    options = dict(permc_spec='MMD_AT_PLUS_A', diag_pivot_thresh=0., options=dict(SymmetricMode=True))
+    def _one(im, k, a):
+        if k.all(): return im
+        if not k.any(): return im.mean((1,2), keepdim=True).expand_as(im)
         found = splu(_system(to_np(~k)), **options).solve(to_np(a[:,~k]).T)
-        out[:,~k] = tensor(found.T).to(out)
-    return res
+        im = im.clone()
+        im[:,~k] = tensor(found.T).to(im)
+        return im
+    with ThreadPoolExecutor(max(1, min(len(x), defaults.cpus))) as pool: # SciPy factorises without Python's lock
+        return torch.stack(list(pool.map(_one, x, keep, around)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_maps']
 
-# %% ../../nbs/metrics/09_audit.ipynb #6c2a740d
+# %% ../../nbs/metrics/09_audit.ipynb #240ca4b3
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -20,7 +20,7 @@ from .ranking import *
 from .measuring import *
 import hashlib,warnings
 
-# %% ../../nbs/metrics/09_audit.ipynb #b983768a
+# %% ../../nbs/metrics/09_audit.ipynb #fb3dd7de
 _unchanged = .9 # rank correlation from which on a map counts as the same
 
 def _fault(m, a, means, score, low, high):
@@ -80,7 +80,7 @@ def _advice(df, s, failed, missing):
     if len(s)<least_images: lines.append(f"{len(s)} images are too few for an interval; {least_images} are the least.")
     return '\n'.join([*lines,*missing])
 
-# %% ../../nbs/metrics/09_audit.ipynb #384bedda
+# %% ../../nbs/metrics/09_audit.ipynb #6cb69768
 def _fingerprint(model, s, *settings):
     "What a stored audit depends on"
     h = hashlib.sha256()
@@ -105,7 +105,7 @@ def _store(path, key, res, about, failed):
     text = json.dumps(dict(made_by='fastattn audit', of=key, methods=methods))
     with whole_file(path) as tmp: Path(tmp).write_text(text, encoding='utf-8')
 
-# %% ../../nbs/metrics/09_audit.ipynb #9e8f052e
+# %% ../../nbs/metrics/09_audit.ipynb #64345433
 def _missing_grid(learn, s, seed):
     "Mosaics of the images, or the reason why there are none"
     if s.classes is None: return None,"The model has no classes, so there is no grid pointing game."
@@ -128,7 +128,7 @@ def audit_maps(
     seed:int=0, # Another seed takes other images
     masks=None, # Function from a picture's file to the mask of its object, or a mask for each picture, if they are known
     boxes=None, # Likewise for boxes `(x0,y0,x1,y1)`, or pairs of a class name and a box
-    steps:int=8, # Steps of insertion and deletion
+    steps:int=6, # Steps of insertion and deletion
     prep=None, # For pictures and a bare model: see `explain`
     path=None # File to keep what was measured in; an interrupted audit goes on from it
 )->MapAudit: # A row for each method, the best first, with `advice`; it shows itself as a figure and a table
@@ -171,7 +171,7 @@ def audit_maps(
     df.advice = _advice(df, s, failed, missing)
     return df
 
-# %% ../../nbs/metrics/09_audit.ipynb #c949ffac
+# %% ../../nbs/metrics/09_audit.ipynb #b565b1e0
 def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
     "The numbers of all methods: `{method: {measure: (n,)}}` for the score, the same for what is told besides, failures"
     model,learner = model_of(learn)

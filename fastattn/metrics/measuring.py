@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measures', 'located', 'told', 'random_maps', 'smooth_noise', 'Auditor', 'objects_of']
 
-# %% ../../nbs/metrics/08_measuring.ipynb #a6503496
+# %% ../../nbs/metrics/08_measuring.ipynb #b667ada8
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -21,7 +21,7 @@ from .faithfulness import *
 from .sanity import *
 from .road import *
 
-# %% ../../nbs/metrics/08_measuring.ipynb #2f129a1d
+# %% ../../nbs/metrics/08_measuring.ipynb #49bc0f25
 measures = dict( # name: 1 where higher is better, -1 where lower is; and the family
     insertion_blur=(1,'insertion'), insertion_infill=(1,'insertion'), deletion_blur=(-1,'deletion'),
     deletion_infill=(-1,'deletion'), road=(1,'road'), grid=(1,'grid'))
@@ -44,14 +44,14 @@ def smooth_noise(
     n,h,w = shape
     return resize_maps(torch.rand(n, max(2, h//8), max(2, w//8), generator=g), (h,w))
 
-# %% ../../nbs/metrics/08_measuring.ipynb #9fea63fe
+# %% ../../nbs/metrics/08_measuring.ipynb #d92ec2c6
 class Auditor:
     "Makes the maps of several methods in several situations, and measures them"
     def __init__(self,
         learn, # A `Learner`, or any `nn.Module`
         s, # A `Subset` of images
         methods:dict, # `{name: options}`
-        steps:int=8, # Steps of insertion and deletion
+        steps:int=6, # Steps of insertion and deletion
         seed:int=0, # Seed of the noise and of the random networks
         bar=None # A `Bar`
     ):
@@ -146,7 +146,7 @@ class Auditor:
         sec = timed(lambda: _call(4), .15)[1]
         self.about.setdefault(m, {}).update(passes=sec/forward, MB=peak_bytes(lambda: _call(1))/2**20)
 
-# %% ../../nbs/metrics/08_measuring.ipynb #7347cba6
+# %% ../../nbs/metrics/08_measuring.ipynb #2387d933
 def objects_of(
     learn, # A `Learner`, or any `nn.Module`
     s, # A `Subset` of images
