@@ -24,9 +24,9 @@ def register_wrong():
     @explainer(by_class=False)
     def constant(p): return torch.ones(len(p.x), 8, 8)
 
-    @explainer(grad=True, pick=lambda cs, **kw: [cs.features()[-1].name])
+    @explainer(grad=True)
     def shuffled_gradcam(p):
-        m = explainers['gradcam'].f(p)
+        m = explainers['gradcam'].f(p)[0]
         order = torch.randperm(m[0].numel(), generator=torch.Generator().manual_seed(0)).to(m.device)
         return m.flatten(1)[:,order].view_as(m)
 

@@ -247,13 +247,15 @@ def users_model(
     where, # Folder of `save_checkpoint`, exported learner, or the name of a timm model
     weights=None, # The weights of the timm model
     names=None, # Its classes; None takes those of the learner, or of ImageNet
-    layout='ImageNet-S' # The data set
+    layout='ImageNet-S', # The data set
+    side=None # Side of its pictures in pixels, for a learner that resizes none
 ): # Learner or model, names, size of its pictures, a transform, and the share of a picture that it sees
     "Raises `ValueError` where it cannot be found"
     if Path(where).exists():
         from fastattn.cli.visualize import open_model
         learn = open_model(Path(where), device='cpu')[0]
-        size = tuple(batch_of(learn, [Image.new('RGB', (256,256))]).shape[-2:])
+        size = (side,side) if side else tuple(batch_of(learn, [Image.new('RGB', (320,192))]).shape[-2:])
+        if size==(192,320): raise ValueError(f"{str(where)!r} resizes no pictures; give --size, their side in pixels.")
         return learn,names or list(class_names(learn)),size,None,1.
     if not weights: raise ValueError(f"{where!r} is no folder and no file; for a model of timm give --weights, too.")
     names = names or imagenet_names(layout)

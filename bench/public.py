@@ -1,12 +1,17 @@
-"""A table as papers print it, for every method on real weights: does a map find the object, tell one class from
-another, and mark what the network depends on? Anyone can repeat it on public data sets.
+"""Does a map find the object, tell one class from another, and mark what the network depends on? The measures of
+papers for every method, on real weights and on public data sets, so that anyone can repeat a table.
 
-Without `--folder`, composites of photographed objects whose masks are known exactly (`bench/objects.py`) are shown to
-EfficientNet-Lite0 and MobileNetV2 with ImageNet weights and to DINOv2, which has no classes: there only where the map
-lies is measured. With `--folder`, a folder of ImageNet-S, Pascal VOC or COCO takes their place (`bench/folders.py`):
-`python bench/public.py --folder ImageNetS919 --networks lite0`, or with `--model` a folder of `save_checkpoint`, an
-exported learner, or the name of a timm model with `--weights`. The part `legrad` compares LeGrad and relevance on
-vision transformers with a CLS token.
+Composites of photographed objects whose masks are known exactly (`bench/objects.py`) are shown to EfficientNet-Lite0
+and MobileNetV2 with ImageNet weights, and to DINOv2, which has no classes: there only where the map lies is measured.
+
+With `--folder`, a folder of ImageNet-S, Pascal VOC or COCO takes their place (`bench/folders.py`), and `--model` names
+a folder of `save_checkpoint`, an exported learner, or a timm model with `--weights`, as in
+`--folder ImageNetS919 --model resnet50 --weights resnet50.safetensors`. The table is then written to `--out`.
+
+`--networks legrad` compares LeGrad and relevance on vision transformers with a CLS token: a small one, trained from
+scratch on the demo set, and DINOv2 with a linear layer on its CLS token. No package ships the weights of a ViT that was
+trained to classify photographs, so what holds for those stays open. The small one takes pictures of one size only, so
+that in the grid pointing game each picture is half as large as those that it was trained on, which it hardly knows.
 `pip install fastattn[bench]`, and `onnx` for DINOv2.
 """
 import argparse, dataclasses, functools, json, random, sys, warnings
@@ -145,7 +150,7 @@ def on_folder(a):
     "The table of a user's folder"
     layout,items = folders.pictures_in(a.folder, folders.lines_of(a.classes) if a.classes else None)
     names = folders.lines_of(a.names) if a.names else None
-    if a.model: learn,*how = folders.users_model(a.model, a.weights, names, layout)
+    if a.model: learn,*how = folders.users_model(a.model, a.weights, names, layout, a.size)
     else:
         make,usual = networks[a.networks[0]]
         stats = ([.485,.456,.406],[.229,.224,.225]) if usual else ([.5]*3,[.5]*3)
@@ -264,6 +269,7 @@ if __name__=='__main__':
     p.add_argument('--model', help='folder of save_checkpoint, exported learner, or name of a timm model')
     p.add_argument('--weights', help='weights of the timm model')
     p.add_argument('--names', help='its classes, a line each')
+    p.add_argument('--size', type=int, help='side of the pictures, for a learner that resizes none')
     p.add_argument('--out', default='public_folder.json', help='where the table of a folder is written')
     p.add_argument('--seeds', nargs='*', type=int, default=[0,1,2], help='seeds of the transformers of `legrad`')
     a = p.parse_args()

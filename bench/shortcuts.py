@@ -165,7 +165,7 @@ def retrained(seed, kind, strength):
     with learn.no_bar(): interp = ClassificationInterpretation.from_learner(learn, ds_idx=0)
     found = find_shortcuts(interp, n=sizes['train'])
     ks = found.suspicious.index[found.suspicious['class']==at]
-    again = learner(covered(train, found, at), valid, f'{name}-covered2', seed) if len(ks) else learn
+    again = learner(covered(train, found, at), valid, f'{name}-covered3', seed) if len(ks) else learn
     return dict(seed=seed, kind=kind, strength=strength, biased=at, covered=len({j for i in ks for j in found.idxs(i)}),
                 had=sum(h for h,(_,label) in zip(has, train) if label==at),
                 before=round(recall(learn, clean, at), 3), after=round(recall(again, clean, at), 3),

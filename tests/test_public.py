@@ -201,7 +201,7 @@ def test_a_table_of_a_folder(imagenet_s, tmp_path, public):
     torch.save(m.state_dict(), tmp_path/'w.pth')
     for f in ('names','all'): (tmp_path/f).write_text('\n'.join(wnids))
     a = SimpleNamespace(folder=str(imagenet_s), classes=tmp_path/'all', names=tmp_path/'names', model='test_vit',
-                        weights=tmp_path/'w.pth', n=4, seed=0, methods=['Relevance'], slow=False, steps=1,
+                        weights=tmp_path/'w.pth', size=None, n=4, seed=0, methods=['Relevance'], slow=False, steps=1,
                         percentiles=(50,), few=1, mosaics=0)
     t = public.on_folder(a)
     assert t['layout']=='ImageNet-S' and t['images']==4 and t['mosaics']==0 and set(t['rows'])=={'relevance'}
@@ -210,7 +210,9 @@ def test_an_exported_learner(voc, tmp_path, folders):
     from fastai.vision.all import CrossEntropyLossFlat, Learner
     from fastattn.all import demo_arch, demo_dls
     Learner(demo_dls(n=16), demo_arch(), loss_func=CrossEntropyLossFlat()).export(tmp_path/'l.pkl')
-    learn,vocab,side,prep,share = folders.users_model(tmp_path/'l.pkl')
+    with pytest.raises(ValueError, match=r"l\.pkl' resizes no pictures; give --size"):
+        folders.users_model(tmp_path/'l.pkl')
+    learn,vocab,side,prep,share = folders.users_model(tmp_path/'l.pkl', side=64)
     assert side==(64,64) and 'cat' in vocab and prep is None and share==1
     x,on,void,classes = folders.questions(learn, folders.pictures_in(voc)[1], vocab, side, prep, share)
     assert classes==[vocab.index('cat')] and (on[0].numpy()==rectangle(boxes[1])[:,16:80]).all() # the one name of both

@@ -6,7 +6,7 @@
 __all__ = ['map_parts', 'moved_mask', 'Region', 'outline', 'SeenPictures', 'Effects', 'cover_effects', 'paste_effects',
            'p_positive', 'mean_interval', 'densest_place', 'near_pairs', 'Group', 'first_of_each', 'similar_groups']
 
-# %% ../../nbs/interpret/05_regions.ipynb #7f26f992
+# %% ../../nbs/interpret/05_regions.ipynb #b174da78
 from fastai.vision.all import *
 from ..core.hooks import *
 from ..core.grids import *
@@ -21,7 +21,7 @@ from ..image.plotting import *
 from scipy import ndimage,stats
 import dataclasses,warnings
 
-# %% ../../nbs/interpret/05_regions.ipynb #dad3465e
+# %% ../../nbs/interpret/05_regions.ipynb #4195c403
 def map_parts(
     m:np.ndarray, # Map `(h,w)`
     grow:float, # Pixels by which the parts are grown
@@ -68,7 +68,7 @@ def outline(
     "Draw a line around a mask"
     for c,w in (('black',2.5),(okabe_ito['orange'],1.2)): ax.contour(mask, [.5], colors=[c], linewidths=w)
 
-# %% ../../nbs/interpret/05_regions.ipynb #de53379e
+# %% ../../nbs/interpret/05_regions.ipynb #1cb767a1
 class SeenPictures:
     "Some pictures of an interpretation, with the network's probabilities and features"
     def __init__(self,
@@ -163,7 +163,7 @@ class SeenPictures:
         rows = np.where(self.ask(self.under)[np.arange(len(self.y)),self.y]>=still)[0]
         return first + self.regions(rows, self.y[rows], second=True)
 
-# %% ../../nbs/interpret/05_regions.ipynb #d999e604
+# %% ../../nbs/interpret/05_regions.ipynb #7199da04
 @dataclasses.dataclass
 class Effects:
     "What covering each of some regions does, beyond covering a random region of its shape"
@@ -221,7 +221,7 @@ def mean_interval(
     means = v[rng.integers(0, len(v), (draws,len(v)))].mean(1)
     return [float(o) for o in np.quantile(means, [.025,.975])]
 
-# %% ../../nbs/interpret/05_regions.ipynb #8b05f179
+# %% ../../nbs/interpret/05_regions.ipynb #bde2052c
 def densest_place(
     near:np.ndarray, # `(n,n)`: do two regions lie in a window around one of them? See `near_pairs`
     own:np.ndarray, # `(n,)`: are they of this class?
@@ -247,7 +247,7 @@ def near_pairs(
     "Which centres are less than `radius` from each other"
     return np.linalg.norm(centres[:,None]-centres[None], axis=-1)<radius
 
-# %% ../../nbs/interpret/05_regions.ipynb #b2122a72
+# %% ../../nbs/interpret/05_regions.ipynb #15b741bd
 @dataclasses.dataclass
 class Group:
     "Regions of one class that lie in one place, or look alike to the network"

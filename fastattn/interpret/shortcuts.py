@@ -14,6 +14,7 @@ from ..core.inputs import *
 from ..core.labels import *
 from ..core.memory import *
 from ..core.target import *
+from ..core.unchanged import *
 from .interpretation import *
 from .regions import *
 from contextlib import nullcontext
@@ -53,7 +54,7 @@ def _same_thing(own, found):
     _,close,half = ((sims[there]>=f).sum() for f in floors)
     return there,close,half>=max(5, .4*len(there)) # .56 is expected of the same thing, and far less of a look-alike
 
-# %% ../../nbs/interpret/05_shortcuts.ipynb #32fa9612
+# %% ../../nbs/interpret/05_shortcuts.ipynb #eecb88a2
 def _apart(g, groups, regions, eff, n, level, few):
     """Share of a class's `n` pictures in which it hangs on a region of a group and on one of another group that are no
     parts of one thing: they overlap by less than a tenth, and do not lie closer than in different pictures"""

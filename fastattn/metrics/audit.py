@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_maps']
 
-# %% ../../nbs/metrics/09_audit.ipynb #240ca4b3
+# %% ../../nbs/metrics/09_audit.ipynb #fd5a0b5c
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -20,7 +20,7 @@ from .ranking import *
 from .measuring import *
 import hashlib,warnings
 
-# %% ../../nbs/metrics/09_audit.ipynb #fb3dd7de
+# %% ../../nbs/metrics/09_audit.ipynb #af657268
 _unchanged = .9 # rank correlation from which on a map counts as the same
 
 def _fault(m, a, means, score, low, high):
@@ -80,7 +80,7 @@ def _advice(df, s, failed, missing):
     if len(s)<least_images: lines.append(f"{len(s)} images are too few for an interval; {least_images} are the least.")
     return '\n'.join([*lines,*missing])
 
-# %% ../../nbs/metrics/09_audit.ipynb #6cb69768
+# %% ../../nbs/metrics/09_audit.ipynb #c73c295e
 def _fingerprint(model, s, *settings):
     "What a stored audit depends on"
     h = hashlib.sha256()
@@ -105,7 +105,7 @@ def _store(path, key, res, about, failed):
     text = json.dumps(dict(made_by='fastattn audit', of=key, methods=methods))
     with whole_file(path) as tmp: Path(tmp).write_text(text, encoding='utf-8')
 
-# %% ../../nbs/metrics/09_audit.ipynb #64345433
+# %% ../../nbs/metrics/09_audit.ipynb #f920ce0c
 def _missing_grid(learn, s, seed):
     "Mosaics of the images, or the reason why there are none"
     if s.classes is None: return None,"The model has no classes, so there is no grid pointing game."
@@ -171,7 +171,7 @@ def audit_maps(
     df.advice = _advice(df, s, failed, missing)
     return df
 
-# %% ../../nbs/metrics/09_audit.ipynb #b565b1e0
+# %% ../../nbs/metrics/09_audit.ipynb #d29a41c2
 def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
     "The numbers of all methods: `{method: {measure: (n,)}}` for the score, the same for what is told besides, failures"
     model,learner = model_of(learn)
@@ -185,7 +185,7 @@ def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
         if random_maps not in done: a.curves(random_maps, smooth_noise((len(s),*s.x.shape[-2:]), seed))
         for m in a.left():
             try: _finish(a, m, maps[m], objects)
-            except (ValueError,RuntimeError) as e: a.fails(m, e)
+            except Exception as e: a.fails(m, e)
             bar.step(len(s))
             store({k:v for k,v in a.res.items() if k in done or k==random_maps or 'road' in v}, a.about, a.failed)
     ok = [m for m in a.res if m not in a.failed and 'road' in a.res[m]]

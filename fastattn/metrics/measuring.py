@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measures', 'located', 'told', 'random_maps', 'smooth_noise', 'Auditor', 'objects_of']
 
-# %% ../../nbs/metrics/08_measuring.ipynb #b667ada8
+# %% ../../nbs/metrics/08_measuring.ipynb #d20f583d
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -21,7 +21,7 @@ from .faithfulness import *
 from .sanity import *
 from .road import *
 
-# %% ../../nbs/metrics/08_measuring.ipynb #49bc0f25
+# %% ../../nbs/metrics/08_measuring.ipynb #c926ee87
 measures = dict( # name: 1 where higher is better, -1 where lower is; and the family
     insertion_blur=(1,'insertion'), insertion_infill=(1,'insertion'), deletion_blur=(-1,'deletion'),
     deletion_infill=(-1,'deletion'), road=(1,'road'), grid=(1,'grid'))
@@ -44,7 +44,7 @@ def smooth_noise(
     n,h,w = shape
     return resize_maps(torch.rand(n, max(2, h//8), max(2, w//8), generator=g), (h,w))
 
-# %% ../../nbs/metrics/08_measuring.ipynb #d92ec2c6
+# %% ../../nbs/metrics/08_measuring.ipynb #49a04f1a
 class Auditor:
     "Makes the maps of several methods in several situations, and measures them"
     def __init__(self,
@@ -69,7 +69,7 @@ class Auditor:
             with shared_passes():
                 for m,kw in self.left().items():
                     try: h = explain(self.learn, xb, m, target=t, **kw)
-                    except (ValueError,RuntimeError,TypeError,ImportError) as e: self.fails(m, e); continue
+                    except Exception as e: self.fails(m, e); continue # a user's own method may raise anything
                     res[m].append((h if h.layer is not None else h.raw).as_subclass(Tensor).cpu())
                     self.bar.step(len(xb))
         return {m:torch.cat(v) for m,v in res.items() if m not in self.failed}
@@ -146,7 +146,7 @@ class Auditor:
         sec = timed(lambda: _call(4), .15)[1]
         self.about.setdefault(m, {}).update(passes=sec/forward, MB=peak_bytes(lambda: _call(1))/2**20)
 
-# %% ../../nbs/metrics/08_measuring.ipynb #2387d933
+# %% ../../nbs/metrics/08_measuring.ipynb #4d98972c
 def objects_of(
     learn, # A `Learner`, or any `nn.Module`
     s, # A `Subset` of images

@@ -152,8 +152,10 @@ def _public(d):
         name = f"{part_names[k]}: {v['images']} images, {few} of them for insertion, deletion and ROAD"
         res[name] = v['rows']
     for k,v in d.get('legrad', {}).items():
-        if k!='options': res[f"LeGrad minus relevance, {k}, {v['images']} images: mean, and 95 % interval"] = {
-            **{plain_word(m):o for m,o in v['differences'].items()}}
+        if k=='options': continue
+        both = [(m,v['rows'][m]) for m in ('legrad','relevance') if 'rows' in v]
+        res[f"LeGrad minus relevance, {k}, {v['images']} images: mean, and 95 % interval"] = {
+            plain_word(f):{**{m:r[f] for m,r in both}, **o} for f,o in v['differences'].items()}
     return res
 
 shapes = dict(cams=_cams, attribution=_attribution, vit=_vit, detr=_detr, recorder=_recorder, import_time=_import_time,
