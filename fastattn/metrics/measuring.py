@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measures', 'located', 'told', 'random_maps', 'smooth_noise', 'Auditor', 'objects_of']
 
-# %% ../../nbs/metrics/08_measuring.ipynb #d20f583d
+# %% ../../nbs/metrics/08_measuring.ipynb #5dc079f0
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -20,8 +20,9 @@ from .localisation import *
 from .faithfulness import *
 from .sanity import *
 from .road import *
+import warnings
 
-# %% ../../nbs/metrics/08_measuring.ipynb #c926ee87
+# %% ../../nbs/metrics/08_measuring.ipynb #1a446e8f
 measures = dict( # name: 1 where higher is better, -1 where lower is; and the family
     insertion_blur=(1,'insertion'), insertion_infill=(1,'insertion'), deletion_blur=(-1,'deletion'),
     deletion_infill=(-1,'deletion'), road=(1,'road'), grid=(1,'grid'))
@@ -44,7 +45,7 @@ def smooth_noise(
     n,h,w = shape
     return resize_maps(torch.rand(n, max(2, h//8), max(2, w//8), generator=g), (h,w))
 
-# %% ../../nbs/metrics/08_measuring.ipynb #49a04f1a
+# %% ../../nbs/metrics/08_measuring.ipynb #6cdb47b2
 class Auditor:
     "Makes the maps of several methods in several situations, and measures them"
     def __init__(self,
@@ -66,7 +67,8 @@ class Auditor:
         per = len(target)==len(x) if isinstance(target, list) else False
         for i in range(0, len(x), 16):
             xb,t = x[i:i+16],target[i:i+16] if per else target
-            with shared_passes():
+            with shared_passes(), warnings.catch_warnings():
+                warnings.simplefilter('ignore') # about empty maps and faint classes
                 for m,kw in self.left().items():
                     try: h = explain(self.learn, xb, m, target=t, **kw)
                     except Exception as e: self.fails(m, e); continue # a user's own method may raise anything
@@ -146,7 +148,7 @@ class Auditor:
         sec = timed(lambda: _call(4), .15)[1]
         self.about.setdefault(m, {}).update(passes=sec/forward, MB=peak_bytes(lambda: _call(1))/2**20)
 
-# %% ../../nbs/metrics/08_measuring.ipynb #4d98972c
+# %% ../../nbs/metrics/08_measuring.ipynb #2d62d4c7
 def objects_of(
     learn, # A `Learner`, or any `nn.Module`
     s, # A `Subset` of images

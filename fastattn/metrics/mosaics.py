@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mosaics', 'mosaics', 'grid_pointing']
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #1bd50db9
+# %% ../../nbs/metrics/06_mosaics.ipynb #9153cfbb
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -17,7 +17,7 @@ from ..core.pipeline import *
 from .subset import *
 import dataclasses,random,warnings
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #31040243
+# %% ../../nbs/metrics/06_mosaics.ipynb #8524e0eb
 @dataclasses.dataclass
 class Mosaics:
     "Pictures of different classes, put together to one"
@@ -39,7 +39,7 @@ class Mosaics:
         own = each.diagonal(dim1=1, dim2=2)
         return own/each.sum(2).clamp(min=torch.finfo(own.dtype).tiny)
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #384db3a9
+# %% ../../nbs/metrics/06_mosaics.ipynb #9801fae5
 def _by_class(s, learner):
     "The numbers of the images of each predicted class: the half of which the model is most certain"
     res = defaultdict(list)
@@ -95,7 +95,7 @@ def _shrunk(big, size, rows, cols):
                                           "not divide; give another `grid`.")
     return resize_maps(big, size, antialias=True)
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #d670754c
+# %% ../../nbs/metrics/06_mosaics.ipynb #1e3bde21
 def grid_pointing(
     learn, # A `Learner`, or any `nn.Module`
     x=None, # A folder, pictures, a batch `(n,c,h,w)`, or `Mosaics`; None is the learner's validation set

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['least_images', 'ranks_of', 'scored', 'grouped', 'MapAudit']
 
-# %% ../../nbs/metrics/07_ranking.ipynb #425673ea
+# %% ../../nbs/metrics/07_ranking.ipynb #34de85f4
 from fastai.vision.all import *
 from ..image.plotting import *
 import base64,html
 
-# %% ../../nbs/metrics/07_ranking.ipynb #41f4c9c1
+# %% ../../nbs/metrics/07_ranking.ipynb #45fc5eb4
 least_images = 8 # for an interval
 
 def ranks_of(
@@ -27,7 +27,7 @@ def ranks_of(
         res[k] = dict(zip(names, (r-1)/max(1, len(names)-1)))
     return res
 
-# %% ../../nbs/metrics/07_ranking.ipynb #60eec74e
+# %% ../../nbs/metrics/07_ranking.ipynb #9bd3fb77
 def _families(ranks, families):
     "`{family: [measures]}` of those that were measured"
     res = defaultdict(list)
@@ -71,7 +71,7 @@ def grouped(
         res[m] = group
     return pd.Series(res, dtype=int)
 
-# %% ../../nbs/metrics/07_ranking.ipynb #033e1528
+# %% ../../nbs/metrics/07_ranking.ipynb #54322603
 class MapAudit(pd.DataFrame):
     """A row for each method, the best first: `group`, `score` with its interval, what was measured, and a note.
     `advice` says it in words, `failed` holds what could not be measured, `values_by_image` the numbers behind the table"""
@@ -87,10 +87,13 @@ class MapAudit(pd.DataFrame):
         "Draw scores and measures with their 95 % intervals; a dotted line is what random maps reach"
         if not self.intervals: raise ValueError("This table holds nothing to plot; it is a part of an audit.")
         cols = ['score',*[k for k in self.intervals if k!='score']]
-        if figsize is None: figsize = (2.2+1.45*len(cols),.9+.27*len(self))
-        fig,axs = plt.subplots(1, len(cols), figsize=figsize, sharey=True, squeeze=False, layout='constrained')
-        for ax,k in zip(axs[0], cols): self._panel(ax, k)
-        axs[0,0].set(yticks=range(len(self)), yticklabels=self.index, ylim=(len(self)-.5,-.5))
+        rows = math.ceil(len(cols)/7)
+        n = math.ceil(len(cols)/rows)
+        if figsize is None: figsize = (2+1.2*n,rows*(.8+.25*len(self)))
+        fig,axs = plt.subplots(rows, n, figsize=figsize, sharey=True, squeeze=False, layout='constrained')
+        for ax in axs.flat[len(cols):]: ax.axis('off')
+        for ax,k in zip(axs.flat, cols): self._panel(ax, k)
+        for ax in axs[:,0]: ax.set(yticks=range(len(self)), yticklabels=self.index, ylim=(len(self)-.5,-.5))
         return finished(fig)
 
     def _panel(self, ax, k):
