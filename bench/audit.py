@@ -1,6 +1,6 @@
-"""Is `audit_maps` right? On the demo network and on EfficientNet-Lite0, whose images have masks: does the order of methods
-by an audit that knows no mask agree with their order by true masks, do the same methods share the top group with other
-images, and are methods that are wrong on purpose found? The score was not tuned: its families count alike.
+"""Is `audit_maps` right? On the demo network and on EfficientNet-Lite0, whose images have masks: does the order of
+methods by an audit that knows no mask agree with their order by true masks, do the same methods share the top group
+with other images, and are methods that are wrong on purpose found? The score was not tuned: its families count alike.
 
 The order by masks is that of the mean of pointing, overlap at equal area and average precision, on the same images.
 `--small` is a quick run for trying it out."""
@@ -16,7 +16,8 @@ from objects import located, composites, network, normed
 from common import write
 warnings.filterwarnings('ignore')
 
-eight = ['gradcam','pyramidcam','layercam','gradcam_plus_plus','eigencam','saliency','input_x_gradient','guided_backprop']
+eight = ['gradcam','pyramidcam','layercam','gradcam_plus_plus','eigencam','saliency','input_x_gradient',
+         'guided_backprop']
 wrong = ['constant','shuffled_gradcam','edges']
 
 def register_wrong():
@@ -59,7 +60,8 @@ def one(learn, x, masks_of, methods, n, seed):
     s = subset(learn, x, n, seed)
     honest = [m for m in methods if m not in wrong and m in a.index]
     truth = by_masks(learn, s, masks_of(s), honest)
-    return dict(seed=seed, seconds=round(secs, 1), top=sorted(a.index[a.group==1]), called_out=sorted(a.index[a.group==0]),
+    return dict(seed=seed, seconds=round(secs, 1), top=sorted(a.index[a.group==1]),
+                called_out=sorted(a.index[a.group==0]),
                 last=sorted(a.index[-len(wrong):]), score={m:round(float(a.score[m]), 3) for m in a.index},
                 by_masks={m:round(float(v.mean()), 3) for m,v in truth.items()},
                 **agreement({m:a.score[m] for m in honest}, truth, seed))
@@ -82,8 +84,9 @@ if __name__=='__main__':
         runs.append(one(learn, None, masks_of, eight+wrong, a.n, seed))
         print({k:runs[-1][k] for k in ('seed','seconds','top','called_out','tau','interval')}, flush=True)
     tops = collections.Counter(map(tuple, [r['top'] for r in runs]))
-    res = dict(images=a.n, methods=eight, wrong_on_purpose=wrong, seconds_of_8_methods=timed, threads=torch.get_num_threads(),
-               most_frequent_top_group=dict(methods=list(tops.most_common(1)[0][0]), of_runs=[tops.most_common(1)[0][1], len(runs)]),
+    most,times = tops.most_common(1)[0]
+    res = dict(images=a.n, methods=eight, wrong_on_purpose=wrong, seconds_of_8_methods=timed,
+               threads=torch.get_num_threads(), most_frequent_top_group=dict(methods=list(most), of_runs=[times, len(runs)]),
                wrong_called_out=[sum(set(wrong)<=set(r['called_out']) for r in runs), len(runs)],
                wrong_last=[sum(set(wrong)==set(r['last']) for r in runs), len(runs)],
                tau_mean=round(float(np.mean([r['tau'] for r in runs])), 2), runs=runs)

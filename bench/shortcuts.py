@@ -144,12 +144,14 @@ def covered(train, found, at):
     """The training pictures with the regions of the class's suspicious groups filled from around them, and with such
     regions filled in all other pictures, too: a filled patch that only one class has would be the next shortcut"""
     import torch
+    from scipy.ndimage import binary_dilation
     from fastattn.image.infill import infill
     own = {j:m for i in found.suspicious.index[found.suspicious['class']==at] for j,m in zip(*found.groups[i])}
     res,rng,masks = [],random.Random(0),list(own.values())
     for j,(arr,label) in enumerate(train):
         x,mask = torch.from_numpy(arr).permute(2,0,1)[None].float(),own[j] if j in own else rng.choice(masks)
-        filled = infill(x, ~torch.from_numpy(mask)[None])[0].permute(1,2,0).round().byte().numpy()
+        keep = ~torch.from_numpy(binary_dilation(mask, iterations=4))[None] # what is left of a thing would be spread
+        filled = infill(x, keep)[0].permute(1,2,0).round().byte().numpy()
         res.append((filled,label))
     return res
 
@@ -165,7 +167,7 @@ def retrained(seed, kind, strength):
     with learn.no_bar(): interp = ClassificationInterpretation.from_learner(learn, ds_idx=0)
     found = find_shortcuts(interp, n=sizes['train'])
     ks = found.suspicious.index[found.suspicious['class']==at]
-    again = learner(covered(train, found, at), valid, f'{name}-covered3', seed) if len(ks) else learn
+    again = learner(covered(train, found, at), valid, f'{name}-covered4', seed) if len(ks) else learn
     return dict(seed=seed, kind=kind, strength=strength, biased=at, covered=len({j for i in ks for j in found.idxs(i)}),
                 had=sum(h for h,(_,label) in zip(has, train) if label==at),
                 before=round(recall(learn, clean, at), 3), after=round(recall(again, clean, at), 3),
@@ -212,7 +214,8 @@ tried = ['how far regions grow: 0, .75 of a cell', 'what counts as a region: .5,
          'a second look, with the first regions covered: no, yes', 'distance of clusters: .5, .4',
          'similarity to the mean of a group, or to its five nearest', 'the same thing: by number, by share',
          'covering elsewhere: the nine in ten that are alike; or these and the seven in ten, after a miss in seed 0',
-         'two things that lie apart: a pair of groups', 'two things that lie apart: a group and all others of its class']
+         'two things that lie apart: a pair of groups',
+         'two things that lie apart: a group and all others of its class']
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__)

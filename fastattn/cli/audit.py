@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['table_file', 'figure_file', 'numbers_file', 'run_audit']
 
-# %% ../../nbs/cli/06_audit.ipynb #a1f27bba
+# %% ../../nbs/cli/06_audit.ipynb #2849098a
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -13,7 +13,7 @@ from ..data.folders import *
 from ..metrics.audit import *
 from .visualize import *
 
-# %% ../../nbs/cli/06_audit.ipynb #b4e29640
+# %% ../../nbs/cli/06_audit.ipynb #089ecb0e
 table_file,figure_file,numbers_file = 'audit.csv','audit.png','audit.json'
 
 def _mask_beside(masks, root):
@@ -39,7 +39,8 @@ def run_audit(
     "Measure which maps to believe, and write it down; raises `ValueError` or `OSError` for bad input"
     root,out = Path(data_folder),Path(out)
     at_least(1, n=n)
-    if out.exists() and not out.is_dir(): raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{str(out)!r} is a file; choose another folder with --out.")
     files = picture_files(root)
     with only_one(out, '--out'):
         where = find_checkpoint(checkpoint)
@@ -48,7 +49,8 @@ def run_audit(
         print(f"{min(n, len(files))} of {len(files)} pictures; this may take minutes.")
         out.mkdir(parents=True, exist_ok=True)
         if overwrite: (out/numbers_file).unlink(missing_ok=True)
-        res = audit_maps(learn, list(files), methods, n, seed, masks and _mask_beside(masks, root), path=out/numbers_file)
+        masks = masks and _mask_beside(masks, root)
+        res = audit_maps(learn, list(files), methods, n, seed, masks, path=out/numbers_file)
         fig = res.plot()
         with whole_file(out/figure_file) as t: fig.savefig(t, format='png', dpi=110)
         with whole_file(out/table_file) as t: pd.DataFrame(res).to_csv(t, encoding='utf-8')

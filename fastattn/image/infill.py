@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['infill', 'impute']
 
-# %% ../../nbs/image/08_infill.ipynb #c83d53d0
+# %% ../../nbs/image/08_infill.ipynb #165738c1
 from fastai.basics import *
 from concurrent.futures import ThreadPoolExecutor
 
-# %% ../../nbs/image/08_infill.ipynb #6c9435a8
+# %% ../../nbs/image/08_infill.ipynb #c25b88fb
 def _halved(v, w):
     "Means of squares of four and how much they count: as much as one pixel, as soon as one of the four does"
     pad = (0,v.shape[-1]%2,0,v.shape[-2]%2) # what is beyond the border counts nothing
@@ -20,8 +20,8 @@ def infill(
     x:Tensor, # Images `(n,c,h,w)`
     keep:Tensor # `(n,h,w)`, True where a pixel stays as it is
 )->Tensor: # Images in which all other pixels are filled; an image of which nothing is kept becomes its mean colour
-    """Fill pixels smoothly from those that are kept, by means over squares that double in size until one holds something
-    (pull-push, Gortler et al. 1996, The Lumigraph, section 3.4)"""
+    """Fill pixels smoothly from those that are kept, by means over squares that double in size until one holds
+    something (pull-push, Gortler et al. 1996, The Lumigraph, section 3.4)"""
     keep = _checked(x, keep)
     x = torch.where(keep.flatten(2).any(2)[...,None,None]|keep, x, x.mean((2,3), keepdim=True).expand_as(x))
     some = keep|~keep.flatten(2).any(2)[...,None,None] # nothing kept: the mean colour everywhere
@@ -42,13 +42,14 @@ def _checked(x, keep):
         raise ValueError(f"`keep` is True or False for each pixel, {(len(x),*x.shape[2:])} here; it is {what}.")
     return keep[:,None].to(x.device)
 
-# %% ../../nbs/image/08_infill.ipynb #724d5496
+# %% ../../nbs/image/08_infill.ipynb #39f8e1d5
 _beside = {(dy,dx):1/6 if 0 in (dy,dx) else 1/12 for dy in (-1,0,1) for dx in (-1,0,1) if dy or dx}
 
 def _system(missing):
     "The matrix `(k,k)` of the `k` missing pixels of an array `(h,w)`, in the order of reading"
     from scipy.sparse import csc_matrix
-    at = np.pad(np.cumsum(missing).reshape(missing.shape)*missing, 1)-1 # the number of each; -1 where nothing is missing
+    # the number of each missing pixel; -1 for those that are there
+    at = np.pad(np.cumsum(missing).reshape(missing.shape)*missing, 1)-1
     inside = np.pad(np.ones(missing.shape), 1)
     y,x = (o+1 for o in np.nonzero(missing))
     me = at[y,x]

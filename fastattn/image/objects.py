@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['as_mask', 'listed_boxes', 'box_mask', 'on_input', 'object_of']
 
-# %% ../../nbs/image/09_objects.ipynb #102a9eb5
+# %% ../../nbs/image/09_objects.ipynb #692eba30
 from fastai.vision.all import *
 
-# %% ../../nbs/image/09_objects.ipynb #bbfd245c
+# %% ../../nbs/image/09_objects.ipynb #b485ffcd
 def as_mask(
     m, # `(h,w)`, above zero on the object: a tensor, an array or a PIL image
     size:tuple, # Width and height of its picture
@@ -58,7 +58,7 @@ def box_mask(
         res[y0:y1,x0:x1] = True
     return res
 
-# %% ../../nbs/image/09_objects.ipynb #d03c1f52
+# %% ../../nbs/image/09_objects.ipynb #924b400a
 def on_input(
     m:np.ndarray, # A mask of the picture, `(h,w)`
     where, # The input's `placement` in the picture
@@ -77,7 +77,7 @@ def object_of(
     x:Tensor, # The model's input `(c,h,w)` that was made of it
     make # Function from the picture's size, width and height, to the object's mask `(h,w)`, or None
 )->Tensor: # `(h,w)` in the pixels of the input; None if the object is not known
-    "The object of a picture where the model sees it; raises `ValueError` where the input cannot be located in the picture"
+    "The object of a picture where the model sees it; raises `ValueError` if the input cannot be located in the picture"
     it, = reader.open([item])
     if not it.is_photo: raise ValueError("the validation items are not read as pictures")
     made = reader([it])

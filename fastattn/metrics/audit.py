@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_maps']
 
-# %% ../../nbs/metrics/09_audit.ipynb #fd5a0b5c
+# %% ../../nbs/metrics/09_audit.ipynb #e9ee1d7f
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -20,7 +20,7 @@ from .ranking import *
 from .measuring import *
 import hashlib,warnings
 
-# %% ../../nbs/metrics/09_audit.ipynb #af657268
+# %% ../../nbs/metrics/09_audit.ipynb #4f8ddab8
 _unchanged = .9 # rank correlation from which on a map counts as the same
 
 def _fault(m, a, means, score, low, high):
@@ -46,20 +46,22 @@ def _table(res, about, seed):
     keys = [k for k in measures if all(k in res[m] for m in res)]
     values = {k:{m:res[m][k] for m in res} for k in keys}
     s = scored(ranks_of(values, {k:measures[k][0] for k in keys}), {k:measures[k][1] for k in keys}, seed=seed)
-    cols = {m:{**{k:res[m][k] for k in keys}, **{k:about[m][k] for k in (*located,*told) if k in about[m]}} for m in names}
+    more = *located,*told
+    cols = {m:{**{k:res[m][k] for k in keys}, **{k:about[m][k] for k in more if k in about[m]}} for m in names}
     found = {m:{k:_interval(v, seed) for k,v in c.items()} for m,c in cols.items()}
     df = pd.DataFrame({k:{m:s[k][m] for m in names} for k in s})
-    for k in (*keys,*located,*told):
+    for k in (*keys,*more):
         if any(k in found[m] for m in names): df[k] = pd.Series({m:found[m][k][0] for m in names if k in found[m]})
     for k in ('passes','MB'): df[k] = pd.Series({m:about[m][k] for m in names})
-    df['note'] = [_fault(m, about[m], {k:v[0] for k,v in found[m].items()}, s['score'], s['low'], s['high']) for m in names]
+    means = {m:{k:v[0] for k,v in found[m].items()} for m in names}
+    df['note'] = [_fault(m, about[m], means[m], s['score'], s['low'], s['high']) for m in names]
     df = df.assign(faulty=df.note!='').sort_values(['faulty','score'], ascending=[True,False])
     good = df[~df.faulty]
     df.insert(0, 'group', grouped(good.score, good.low, good.high).reindex(df.index).fillna(0).astype(int))
     if 'after_classifier' in df:
         df.loc[(df.note=='')&(df.after_classifier>_unchanged), 'note'] = 'hardly depends on the class'
     def _of(k, i): return pd.Series({m:found[m][k][i] if k in found[m] else np.nan for m in names})
-    spread = {k:dict(zip(('mean','low','high'), (_of(k, i) for i in range(3)))) for k in (*keys,*located,*told) if k in df}
+    spread = {k:dict(mean=_of(k, 0), low=_of(k, 1), high=_of(k, 2)) for k in (*keys,*more) if k in df}
     spread = {'score':dict(mean=df.score, low=df.low, high=df.high), **spread}
     chance = {'score':s['score'][random_maps], **{k:float(np.nanmean(res[random_maps][k])) for k in keys}}
     return MapAudit(df.drop(columns='faulty').rename_axis('method')),spread,chance
@@ -80,12 +82,13 @@ def _advice(df, s, failed, missing):
     if len(s)<least_images: lines.append(f"{len(s)} images are too few for an interval; {least_images} are the least.")
     return '\n'.join([*lines,*missing])
 
-# %% ../../nbs/metrics/09_audit.ipynb #c73c295e
+# %% ../../nbs/metrics/09_audit.ipynb #e91b61ed
 def _fingerprint(model, s, *settings):
     "What a stored audit depends on"
     h = hashlib.sha256()
     for k,v in model.state_dict().items():
-        if isinstance(v, Tensor): h.update(k.encode()); h.update(v.detach().cpu().float().contiguous().numpy().tobytes())
+        if not isinstance(v, Tensor): continue
+        h.update(k.encode()); h.update(v.detach().cpu().float().contiguous().numpy().tobytes())
     h.update(s.x.float().contiguous().numpy().tobytes())
     return f'{h.hexdigest()[:32]} {settings!r}'
 
@@ -105,7 +108,7 @@ def _store(path, key, res, about, failed):
     text = json.dumps(dict(made_by='fastattn audit', of=key, methods=methods))
     with whole_file(path) as tmp: Path(tmp).write_text(text, encoding='utf-8')
 
-# %% ../../nbs/metrics/09_audit.ipynb #f920ce0c
+# %% ../../nbs/metrics/09_audit.ipynb #4a7ce585
 def _missing_grid(learn, s, seed):
     "Mosaics of the images, or the reason why there are none"
     if s.classes is None: return None,"The model has no classes, so there is no grid pointing game."
@@ -126,7 +129,7 @@ def audit_maps(
     methods=None, # Names in `explainers`, or a dict of names and options; None is all that suit the model
     n:int=64, # Number of images, drawn at random
     seed:int=0, # Another seed takes other images
-    masks=None, # Function from a picture's file to the mask of its object, or a mask for each picture, if they are known
+    masks=None, # Function from a picture's file to the mask of its object, or a mask for each picture, if known
     boxes=None, # Likewise for boxes `(x0,y0,x1,y1)`, or pairs of a class name and a box
     steps:int=6, # Steps of insertion and deletion
     prep=None, # For pictures and a bare model: see `explain`
@@ -134,9 +137,9 @@ def audit_maps(
 )->MapAudit: # A row for each method, the best first, with `advice`; it shows itself as a figure and a table
     """Measure which maps to believe on this model and these images. The model is left as it was
 
-    The score is the mean rank among the methods (1 is the best on every image) in insertion and deletion (Petsiuk et al.
-    2018), from a blur and from a fill, ROAD (Rong et al. 2022) and the grid pointing game (Bohle et al. 2021). Methods
-    of one `group` have overlapping 95 % intervals; group 0 is at fault, and `note` says why. `after_classifier` and
+    The score is the mean rank among the methods (1 is the best on every image) in insertion and deletion (Petsiuk et
+    al. 2018), from a blur and from a fill, ROAD (Rong et al. 2022) and the grid pointing game (Bohle et al. 2021).
+    Methods of one `group` have overlapping 95 % intervals; group 0 is at fault, and `note` says why. `after_classifier` and
     `after_body` are rank correlations with the maps of a network in which only that part is random (Adebayo et al.
     2018), `mirrored` and `noisy` those with the maps of mirrored and noisy images. `passes` is the time of a map in
     forward passes, `MB` the memory of its tensors for one image. Masks and boxes count for nothing in the score.
@@ -162,16 +165,18 @@ def audit_maps(
             for m,r in known.items() if m in {*methods,random_maps}}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # about empty maps and faint classes
-        res,about,failed = _measure(learn, s, {m:kw for m,kw in methods.items() if m not in done}, ms, objects, steps, seed,
-                                    lambda *args: path and _store(path, key, *args), done)
+        todo = {m:kw for m,kw in methods.items() if m not in done}
+        def _keep(*args): return path and _store(path, key, *args)
+        res,about,failed = _measure(learn, s, todo, ms, objects, steps, seed, _keep, done)
     order = [m for m in methods if m in res]
     if not order: raise ValueError("No method works on this model: " + ' '.join(f'{m}: {e}' for m,e in failed.items()))
     df,spread,chance = _table({m:res[m] for m in [*order,random_maps]}, about, seed)
-    df.intervals,df.chance,df.failed,df.values_by_image = spread,chance,failed,{m:{**res[m], **about.get(m, {})} for m in order}
+    df.intervals,df.chance,df.failed = spread,chance,failed
+    df.values_by_image = {m:{**res[m], **about.get(m, {})} for m in order}
     df.advice = _advice(df, s, failed, missing)
     return df
 
-# %% ../../nbs/metrics/09_audit.ipynb #d29a41c2
+# %% ../../nbs/metrics/09_audit.ipynb #5a60f81b
 def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
     "The numbers of all methods: `{method: {measure: (n,)}}` for the score, the same for what is told besides, failures"
     model,learner = model_of(learn)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measures', 'located', 'told', 'random_maps', 'smooth_noise', 'Auditor', 'objects_of']
 
-# %% ../../nbs/metrics/08_measuring.ipynb #5dc079f0
+# %% ../../nbs/metrics/08_measuring.ipynb #2d4f0224
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -22,12 +22,12 @@ from .sanity import *
 from .road import *
 import warnings
 
-# %% ../../nbs/metrics/08_measuring.ipynb #1a446e8f
+# %% ../../nbs/metrics/08_measuring.ipynb #90326028
 measures = dict( # name: 1 where higher is better, -1 where lower is; and the family
     insertion_blur=(1,'insertion'), insertion_infill=(1,'insertion'), deletion_blur=(-1,'deletion'),
     deletion_infill=(-1,'deletion'), road=(1,'road'), grid=(1,'grid'))
 located = 'pointing','auc_inside' # known where masks or boxes are
-told = 'after_classifier','after_body','mirrored','noisy' # rank correlations with the map of the model and image as they are
+told = 'after_classifier','after_body','mirrored','noisy' # rank correlations with the map as it is
 random_maps = '(random maps)'
 
 def _by_curves(learn, x, target, maps, steps):
@@ -45,7 +45,7 @@ def smooth_noise(
     n,h,w = shape
     return resize_maps(torch.rand(n, max(2, h//8), max(2, w//8), generator=g), (h,w))
 
-# %% ../../nbs/metrics/08_measuring.ipynb #6cdb47b2
+# %% ../../nbs/metrics/08_measuring.ipynb #a9306f42
 class Auditor:
     "Makes the maps of several methods in several situations, and measures them"
     def __init__(self,
@@ -135,7 +135,8 @@ class Auditor:
         at = [i for i,o in enumerate(objects) if o is not None and 0<o.sum()<o.numel()]
         if not at: return
         h,o = resize_maps(maps[at], self.s.x.shape[-2:]),torch.stack([objects[i] for i in at])
-        self.about.setdefault(m, {}).update(pointing=to_np(pointing_game(h, o).float()), auc_inside=to_np(auc_inside(h, o)))
+        found = dict(pointing=to_np(pointing_game(h, o).float()), auc_inside=to_np(auc_inside(h, o)))
+        self.about.setdefault(m, {}).update(found)
 
     def cost(self,
         m:str, # A method
@@ -144,22 +145,24 @@ class Auditor:
         "Forward passes that the time of one map equals, and the MB that its tensors take for one image"
         x,t = self.s.x[:4],self.s.target
         t = t[:4] if isinstance(t, list) else t
-        def _call(n): return explain(self.learn, x[:n], m, target=t[:n] if isinstance(t, list) else t, **self.methods[m])
+        def _call(n):
+            return explain(self.learn, x[:n], m, target=t[:n] if isinstance(t, list) else t, **self.methods[m])
         sec = timed(lambda: _call(4), .15)[1]
         self.about.setdefault(m, {}).update(passes=sec/forward, MB=peak_bytes(lambda: _call(1))/2**20)
 
-# %% ../../nbs/metrics/08_measuring.ipynb #2d62d4c7
+# %% ../../nbs/metrics/08_measuring.ipynb #1cad0b0c
 def objects_of(
     learn, # A `Learner`, or any `nn.Module`
     s, # A `Subset` of images
-    masks=None, # Function from a picture's file to the mask `(h,w)` of its object, or a mask for each picture of the set
+    masks=None, # Function from a picture's file to the mask `(h,w)` of its object, or a mask for each picture
     boxes=None, # Likewise for boxes `(x0,y0,x1,y1)`; of pairs `(name, box)` those count that bear the image's class
     prep=None # For pictures and a bare model: see `explain`
 )->tuple: # A list with a mask `(h,w)` or None for each image, and a sentence where one could not be located
     "For each image a mask in the pixels of the model's input, or None; and the reason where none fits"
     model,learner = model_of(learn)
     if masks is None and boxes is None: return [None]*len(s),None
-    if masks is not None and boxes is not None: raise ValueError("The objects are given by `masks` or `boxes`, not both.")
+    if masks is not None and boxes is not None:
+        raise ValueError("The objects are given by `masks` or by `boxes`, not by both.")
     if s.items is None: raise ValueError("Masks and boxes belong to pictures, and `x` is a batch; pass the pictures.")
     f,kind = (masks,'masks') if masks is not None else (boxes,'boxes')
     if not callable(f) and (isinstance(f, str) or not hasattr(f, '__len__')):

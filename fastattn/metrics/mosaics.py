@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mosaics', 'mosaics', 'grid_pointing']
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #9153cfbb
+# %% ../../nbs/metrics/06_mosaics.ipynb #36b4f490
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -17,7 +17,7 @@ from ..core.pipeline import *
 from .subset import *
 import dataclasses,random,warnings
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #8524e0eb
+# %% ../../nbs/metrics/06_mosaics.ipynb #606fa90c
 @dataclasses.dataclass
 class Mosaics:
     "Pictures of different classes, put together to one"
@@ -39,7 +39,7 @@ class Mosaics:
         own = each.diagonal(dim1=1, dim2=2)
         return own/each.sum(2).clamp(min=torch.finfo(own.dtype).tiny)
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #9801fae5
+# %% ../../nbs/metrics/06_mosaics.ipynb #29b75ded
 def _by_class(s, learner):
     "The numbers of the images of each predicted class: the half of which the model is most certain"
     res = defaultdict(list)
@@ -53,8 +53,9 @@ def _grid_of(grid, found):
     if rows*cols<2: raise ValueError(f"A mosaic needs two pictures at least; `grid` is {grid!r}.")
     if len(found)<rows*cols:
         say = f'{len(found)} class'+'es'*(len(found)!=1)
-        raise ValueError(f"A mosaic of {rows} x {cols} needs pictures of {rows*cols} classes, and the model predicts only "
-                         f"{say} here: {', '.join(map(str, list(found)[:5]))}. Give more pictures, or a smaller `grid`.")
+        raise ValueError(f"A mosaic of {rows} x {cols} needs pictures of {rows*cols} classes, and the model predicts "
+                         f"only {say} here: {', '.join(map(str, list(found)[:5]))}. Give more pictures, or a smaller "
+                         "`grid`.")
     return rows,cols
 
 def _takes(model, x):
@@ -91,11 +92,12 @@ def mosaics(
 def _shrunk(big, size, rows, cols):
     "Mosaics in the size of one picture; each cell gets a whole number of pixels"
     h,w = size
-    if h%rows or w%cols: raise ValueError(f"The model takes only images of {h} x {w}, which {rows} x {cols} pictures do "
-                                          "not divide; give another `grid`.")
+    if h%rows or w%cols:
+        raise ValueError(f"The model takes only images of {h} x {w}, which {rows} x {cols} pictures do not divide; "
+                         "give another `grid`.")
     return resize_maps(big, size, antialias=True)
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #1e3bde21
+# %% ../../nbs/metrics/06_mosaics.ipynb #c59e5953
 def grid_pointing(
     learn, # A `Learner`, or any `nn.Module`
     x=None, # A folder, pictures, a batch `(n,c,h,w)`, or `Mosaics`; None is the learner's validation set

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Subset', 'subset']
 
-# %% ../../nbs/metrics/04_subset.ipynb #e4c5b54d
+# %% ../../nbs/metrics/04_subset.ipynb #c8553251
 from fastai.vision.all import *
 from ..checks import *
 from ..image.pictures import *
@@ -20,7 +20,7 @@ from .localisation import *
 from .faithfulness import *
 import dataclasses,random
 
-# %% ../../nbs/metrics/04_subset.ipynb #6d86054a
+# %% ../../nbs/metrics/04_subset.ipynb #1737d142
 @dataclasses.dataclass
 class Subset:
     "Some images of a data set"
@@ -38,7 +38,7 @@ class Subset:
         "What maps are asked about: the predicted class of each image"
         return EmbeddingSize() if self.classes is None else self.classes
 
-# %% ../../nbs/metrics/04_subset.ipynb #55da35d9
+# %% ../../nbs/metrics/04_subset.ipynb #eca6babd
 def _some(total, n, seed):
     "`n` of the numbers below `total` at most, in ascending order"
     return sorted(random.Random(seed).sample(range(total), min(n, total)))
@@ -49,9 +49,12 @@ def _from_learner(learner, model, n, seed):
     if not len(ds): raise ValueError("There is no validation item; pass `x`, a batch, pictures or a folder.")
     idxs,dl = _some(len(ds), n, seed),learner.dls.valid
     with undisturbed(learner):
-        if isinstance(dl, TfmdDL): dl = dl.new(shuffle=False, drop_last=False, bs=32, num_workers=0, get_idxs=lambda: idxs)
-        else: dl = ((tuple(o[i:i+1] if isinstance(o, Tensor) else o for o in b) for b in dl for i in range(find_bs(b))))
-        bs = list(dl) if isinstance(dl, TfmdDL) else [b for i,b in enumerate(dl) if i in set(idxs)]
+        if isinstance(dl, TfmdDL):
+            bs = list(dl.new(shuffle=False, drop_last=False, bs=32, num_workers=0, get_idxs=lambda: idxs))
+        else: # a loader of another kind is read to its end
+            def _one(b, i): return tuple(o[i:i+1] if isinstance(o, Tensor) else o for o in tuplify(b))
+            each = (_one(b, i) for b in dl for i in range(find_bs(b)))
+            bs = [b for i,b in enumerate(each) if i in set(idxs)]
     xs,ys = zip(*((b[0],b[1] if len(b)>1 else None) if isinstance(b, (tuple,list)) else (b,None) for b in bs))
     labels = [actual_target(learner, y) for y in ys if y is not None]
     labels = list(itertools.chain(*labels)) if labels and all(isinstance(o, list) for o in labels) else None
@@ -81,9 +84,10 @@ def _read(learn, model, learner, x, n, seed, prep):
     x = reading(learner, prep).listed(x)
     idxs = _some(len(x), n, seed)
     items = [x[i] for i in idxs]
-    return Subset(torch.cat([batch_of(learn, items[i:i+32], prep).cpu() for i in range(0, len(items), 32)]), idxs, items)
+    parts = [batch_of(learn, items[i:i+32], prep).cpu() for i in range(0, len(items), 32)]
+    return Subset(torch.cat(parts), idxs, items)
 
-# %% ../../nbs/metrics/04_subset.ipynb #ae04d15e
+# %% ../../nbs/metrics/04_subset.ipynb #cc87fa1e
 def subset(
     learn, # A `Learner`, or any `nn.Module`
     x=None, # A folder, pictures, or a batch `(n,c,h,w)`; None is the learner's validation set

@@ -334,6 +334,19 @@ def _forms_commands(r):
     first,*more = (f"--images {n} --forms {' '.join(forms[n])}" for n in sorted(forms, reverse=True))
     return [first, *(f'{o} --add' for o in more)]
 
+def _audit_key(r):
+    d = r['audit']
+    top,runs = d['most_frequent_top_group']['of_runs']
+    called = d['wrong_called_out'][0]
+    return (f"The same methods share the top group in {top} of {runs} audits; methods that are wrong on purpose are "
+            f"called out in {called}")
+
+def _shortcuts_key(r):
+    d = r['shortcuts']
+    hit,none = d['costs_5_points'],d['false_alarms_unbiased']
+    return (f"{hit['found']} of {hit['of']} shortcuts that cost 5 points or more are found; of {none['of']} classes "
+            f"without one, {none['flagged']} are flagged")
+
 def _public_commands(r): return [v['options'] for v in r['public'].values() if isinstance(v, dict) and 'options' in v]
 
 def _segmentation_commands(r):
@@ -357,6 +370,8 @@ benches = dict(
     default_map=Bench('The default map', _default_key, _default_commands),
     localise=Bench('Which class activation map is right', _localise_key),
     public=Bench('A table as papers print it', _public_key, _public_commands),
+    audit=Bench('Which map to believe, without masks', _audit_key),
+    shortcuts=Bench('Shortcuts that were planted', _shortcuts_key),
     vit_localise=Bench('Which map of a vision transformer is right', _vit_localise_key, _vit_localise_commands),
     dinov2=Bench('Rollout and outlier tokens', _dinov2_key),
     segmentation=Bench('Maps of segmentation networks', _segmentation_key, _segmentation_commands),
