@@ -19,11 +19,10 @@ from .layers import *
 from .calls import *
 from .target import *
 from .confidence import *
-from .passes import *
 from .probe import *
 from .registry import *
 from .inputs import *
-from .memory import Bar
+from .memory import *
 
 # %% ../../nbs/core/13_pipeline.ipynb #a9080d9a
 _all_ = ['Trace', 'evaluating', 'candidates', 'Heatmap', 'Probe', 'explainers', 'explainer', 'suitable', 'pick_method']

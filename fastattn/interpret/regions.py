@@ -18,7 +18,6 @@ from ..core.pipeline import explain
 from ..core.labels import *
 from ..image.infill import *
 from ..image.plotting import *
-from scipy import ndimage,stats
 import dataclasses,warnings
 
 # %% ../../nbs/interpret/05_regions.ipynb #4195c403
@@ -29,6 +28,7 @@ def map_parts(
     share:float=.1 # Share of the mass of all parts that each holds at least
 )->list: # Masks `(h,w)`, that of the largest mass first
     "Connected parts of a map above a share of its maximum"
+    from scipy import ndimage
     if not m.max()>0: return []
     labels,k = ndimage.label(m>above*m.max())
     mass = np.bincount(labels.ravel(), m.ravel(), k+1)[1:]
@@ -209,6 +209,7 @@ def p_positive(
     v:np.ndarray # Numbers
 )->float:
     "p of a t test that the mean is not above zero; the standard deviation is taken as at least .02"
+    from scipy import stats
     if len(v)<2: return 1.
     return stats.t.sf(v.mean()/max(v.std(ddof=1), .02)*len(v)**.5, len(v)-1)
 
@@ -229,6 +230,7 @@ def densest_place(
     draws:int=100 # Number of draws from the other classes
 )->tuple: # Numbers of regions, a ratio, and p
     "Which regions lie in the most unlikely window, how many times as often as those of other classes, and p"
+    from scipy import stats
     def _score(a, rest):
         n = near[np.ix_(a, np.concatenate([a,rest]))]
         rate = np.minimum((n[:,len(a):].sum(1)+.5)/(len(rest)+1), 1)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_maps']
 
-# %% ../../nbs/metrics/09_audit.ipynb #e9ee1d7f
+# %% ../../nbs/metrics/09_audit.ipynb #10a6cacf
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -20,7 +20,7 @@ from .ranking import *
 from .measuring import *
 import hashlib,warnings
 
-# %% ../../nbs/metrics/09_audit.ipynb #4f8ddab8
+# %% ../../nbs/metrics/09_audit.ipynb #c672ffe5
 _unchanged = .9 # rank correlation from which on a map counts as the same
 
 def _fault(m, a, means, score, low, high):
@@ -82,7 +82,7 @@ def _advice(df, s, failed, missing):
     if len(s)<least_images: lines.append(f"{len(s)} images are too few for an interval; {least_images} are the least.")
     return '\n'.join([*lines,*missing])
 
-# %% ../../nbs/metrics/09_audit.ipynb #e91b61ed
+# %% ../../nbs/metrics/09_audit.ipynb #ad6dfe83
 def _fingerprint(model, s, *settings):
     "What a stored audit depends on"
     h = hashlib.sha256()
@@ -108,7 +108,7 @@ def _store(path, key, res, about, failed):
     text = json.dumps(dict(made_by='fastattn audit', of=key, methods=methods))
     with whole_file(path) as tmp: Path(tmp).write_text(text, encoding='utf-8')
 
-# %% ../../nbs/metrics/09_audit.ipynb #4a7ce585
+# %% ../../nbs/metrics/09_audit.ipynb #61463d5a
 def _missing_grid(learn, s, seed):
     "Mosaics of the images, or the reason why there are none"
     if s.classes is None: return None,"The model has no classes, so there is no grid pointing game."
@@ -139,10 +139,11 @@ def audit_maps(
 
     The score is the mean rank among the methods (1 is the best on every image) in insertion and deletion (Petsiuk et
     al. 2018), from a blur and from a fill, ROAD (Rong et al. 2022) and the grid pointing game (Bohle et al. 2021).
-    Methods of one `group` have overlapping 95 % intervals; group 0 is at fault, and `note` says why. `after_classifier` and
-    `after_body` are rank correlations with the maps of a network in which only that part is random (Adebayo et al.
-    2018), `mirrored` and `noisy` those with the maps of mirrored and noisy images. `passes` is the time of a map in
-    forward passes, `MB` the memory of its tensors for one image. Masks and boxes count for nothing in the score.
+    Methods of one `group` have overlapping 95 % intervals; group 0 is at fault, and `note` says why.
+    `after_classifier` and `after_body` are rank correlations with the maps of a network in which only that part is
+    random (Adebayo et al. 2018), `mirrored` and `noisy` those with the maps of mirrored and noisy images. `passes` is
+    the time of a map in forward passes, `MB` the memory of its tensors for one image. Masks and boxes count for nothing
+    in the score.
 
     Raises `ValueError` where there is no image or method, where the model gives the same answer for all images, or
     where `path` holds another audit."""
@@ -176,7 +177,7 @@ def audit_maps(
     df.advice = _advice(df, s, failed, missing)
     return df
 
-# %% ../../nbs/metrics/09_audit.ipynb #5a60f81b
+# %% ../../nbs/metrics/09_audit.ipynb #436a8288
 def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
     "The numbers of all methods: `{method: {measure: (n,)}}` for the score, the same for what is told besides, failures"
     model,learner = model_of(learn)

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['measures', 'located', 'told', 'random_maps', 'smooth_noise', 'Auditor', 'objects_of']
 
-# %% ../../nbs/metrics/08_measuring.ipynb #2d4f0224
+# %% ../../nbs/metrics/08_measuring.ipynb #5122dd98
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
 from ..image.pictures import *
 from ..image.objects import *
 from ..image.reading import *
-from ..core.passes import *
 from ..core.memory import *
 from ..core.inputs import *
 from ..core.pipeline import *
@@ -22,7 +21,7 @@ from .sanity import *
 from .road import *
 import warnings
 
-# %% ../../nbs/metrics/08_measuring.ipynb #90326028
+# %% ../../nbs/metrics/08_measuring.ipynb #cf023d3a
 measures = dict( # name: 1 where higher is better, -1 where lower is; and the family
     insertion_blur=(1,'insertion'), insertion_infill=(1,'insertion'), deletion_blur=(-1,'deletion'),
     deletion_infill=(-1,'deletion'), road=(1,'road'), grid=(1,'grid'))
@@ -45,7 +44,7 @@ def smooth_noise(
     n,h,w = shape
     return resize_maps(torch.rand(n, max(2, h//8), max(2, w//8), generator=g), (h,w))
 
-# %% ../../nbs/metrics/08_measuring.ipynb #a9306f42
+# %% ../../nbs/metrics/08_measuring.ipynb #26ed880c
 class Auditor:
     "Makes the maps of several methods in several situations, and measures them"
     def __init__(self,
@@ -150,7 +149,7 @@ class Auditor:
         sec = timed(lambda: _call(4), .15)[1]
         self.about.setdefault(m, {}).update(passes=sec/forward, MB=peak_bytes(lambda: _call(1))/2**20)
 
-# %% ../../nbs/metrics/08_measuring.ipynb #1cad0b0c
+# %% ../../nbs/metrics/08_measuring.ipynb #cd381d0d
 def objects_of(
     learn, # A `Learner`, or any `nn.Module`
     s, # A `Subset` of images

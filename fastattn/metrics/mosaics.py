@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mosaics', 'mosaics', 'grid_pointing']
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #36b4f490
+# %% ../../nbs/metrics/06_mosaics.ipynb #995ce964
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
@@ -17,7 +17,7 @@ from ..core.pipeline import *
 from .subset import *
 import dataclasses,random,warnings
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #606fa90c
+# %% ../../nbs/metrics/06_mosaics.ipynb #26b71d0d
 @dataclasses.dataclass
 class Mosaics:
     "Pictures of different classes, put together to one"
@@ -39,7 +39,7 @@ class Mosaics:
         own = each.diagonal(dim1=1, dim2=2)
         return own/each.sum(2).clamp(min=torch.finfo(own.dtype).tiny)
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #29b75ded
+# %% ../../nbs/metrics/06_mosaics.ipynb #2aa0936c
 def _by_class(s, learner):
     "The numbers of the images of each predicted class: the half of which the model is most certain"
     res = defaultdict(list)
@@ -97,7 +97,7 @@ def _shrunk(big, size, rows, cols):
                          "give another `grid`.")
     return resize_maps(big, size, antialias=True)
 
-# %% ../../nbs/metrics/06_mosaics.ipynb #c59e5953
+# %% ../../nbs/metrics/06_mosaics.ipynb #9688815b
 def grid_pointing(
     learn, # A `Learner`, or any `nn.Module`
     x=None, # A folder, pictures, a batch `(n,c,h,w)`, or `Mosaics`; None is the learner's validation set

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['least_images', 'ranks_of', 'scored', 'grouped', 'MapAudit']
 
-# %% ../../nbs/metrics/07_ranking.ipynb #0d082097
+# %% ../../nbs/metrics/07_ranking.ipynb #aa1c4c43
 from fastai.vision.all import *
 from ..image.plotting import *
 import base64,html
 
-# %% ../../nbs/metrics/07_ranking.ipynb #d7f9f299
+# %% ../../nbs/metrics/07_ranking.ipynb #ed1841ed
 least_images = 8 # for an interval
 
 def ranks_of(
@@ -27,7 +27,7 @@ def ranks_of(
         res[k] = dict(zip(names, (r-1)/max(1, len(names)-1)))
     return res
 
-# %% ../../nbs/metrics/07_ranking.ipynb #556d2cda
+# %% ../../nbs/metrics/07_ranking.ipynb #8feeae53
 def _families(ranks, families):
     "`{family: [measures]}` of those that were measured"
     res = defaultdict(list)
@@ -71,10 +71,10 @@ def grouped(
         res[m] = group
     return pd.Series(res, dtype=int)
 
-# %% ../../nbs/metrics/07_ranking.ipynb #4143dacd
+# %% ../../nbs/metrics/07_ranking.ipynb #5918ccaa
 class MapAudit(pd.DataFrame):
     """A row for each method, the best first: `group`, `score` with its interval, what was measured, and a note.
-    `advice` says it in words, `failed` holds what could not be measured, `values_by_image` the table's numbers by image"""
+    `advice` says it in words, `failed` holds what could not be measured, `values_by_image` the numbers by image"""
     _metadata = ['advice','failed','values_by_image','intervals','chance']
     advice,failed,values_by_image,intervals,chance = '',None,None,None,None
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Subset', 'subset']
 
-# %% ../../nbs/metrics/04_subset.ipynb #c8553251
+# %% ../../nbs/metrics/04_subset.ipynb #99da4fcf
 from fastai.vision.all import *
 from ..checks import *
 from ..image.pictures import *
@@ -20,7 +20,7 @@ from .localisation import *
 from .faithfulness import *
 import dataclasses,random
 
-# %% ../../nbs/metrics/04_subset.ipynb #1737d142
+# %% ../../nbs/metrics/04_subset.ipynb #bb391b17
 @dataclasses.dataclass
 class Subset:
     "Some images of a data set"
@@ -38,7 +38,7 @@ class Subset:
         "What maps are asked about: the predicted class of each image"
         return EmbeddingSize() if self.classes is None else self.classes
 
-# %% ../../nbs/metrics/04_subset.ipynb #eca6babd
+# %% ../../nbs/metrics/04_subset.ipynb #506cb5a8
 def _some(total, n, seed):
     "`n` of the numbers below `total` at most, in ascending order"
     return sorted(random.Random(seed).sample(range(total), min(n, total)))
@@ -87,7 +87,7 @@ def _read(learn, model, learner, x, n, seed, prep):
     parts = [batch_of(learn, items[i:i+32], prep).cpu() for i in range(0, len(items), 32)]
     return Subset(torch.cat(parts), idxs, items)
 
-# %% ../../nbs/metrics/04_subset.ipynb #cc87fa1e
+# %% ../../nbs/metrics/04_subset.ipynb #11f6bbc0
 def subset(
     learn, # A `Learner`, or any `nn.Module`
     x=None, # A folder, pictures, or a batch `(n,c,h,w)`; None is the learner's validation set
