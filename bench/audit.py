@@ -4,13 +4,12 @@ with other images, and are methods that are wrong on purpose found? The score wa
 
 The order by masks is that of the mean of pointing, overlap at equal area and average precision, on the same images.
 `--small` is a quick run for trying it out."""
-import argparse, collections, itertools, time, warnings
+import argparse, collections, time, warnings
 import numpy as np, torch
 from scipy.stats import kendalltau
-from fastai.vision.all import Learner
 from fastattn.all import *
 from fastattn.metrics.audit import audit_maps
-from fastattn.metrics.measuring import Auditor, smooth_noise
+from fastattn.metrics.measuring import Auditor
 from fastattn.metrics.subset import subset
 from objects import located, composites, network, normed
 from common import write
@@ -50,7 +49,7 @@ def agreement(score, truth, seed=0, draws=500):
     def _tau(w): return kendalltau([score[m] for m in names], w.mean(1))[0]
     g = np.random.default_rng(seed)
     taus = [_tau(v[:,g.integers(0, v.shape[1], v.shape[1])]) for _ in range(draws)]
-    return dict(tau=round(_tau(v), 2), interval=[round(o, 2) for o in np.quantile(taus, [.025,.975])])
+    return dict(tau=round(float(_tau(v)), 2), interval=[round(float(o), 2) for o in np.quantile(taus, [.025,.975])])
 
 def one(learn, x, masks_of, methods, n, seed):
     "One audit and what masks say: the table's essence"
@@ -62,16 +61,28 @@ def one(learn, x, masks_of, methods, n, seed):
     truth = by_masks(learn, s, masks_of(s), honest)
     return dict(seed=seed, seconds=round(secs, 1), top=sorted(a.index[a.group==1]),
                 called_out=sorted(a.index[a.group==0]),
-                last=sorted(a.index[-len(wrong):]), score={m:round(float(a.score[m]), 3) for m in a.index},
+                score={m:round(float(a.score[m]), 3) for m in a.index},
                 by_masks={m:round(float(v.mean()), 3) for m,v in truth.items()},
                 **agreement({m:a.score[m] for m in honest}, truth, seed))
+
+def summary(runs, **about):
+    "What the audits of several seeds say together"
+    tops = collections.Counter(tuple(r['top']) for r in runs)
+    most,times = tops.most_common(1)[0]
+    n = len(runs)
+    return dict(**about, methods=eight, wrong_on_purpose=wrong,
+                most_frequent_top_group=dict(methods=list(most), of_runs=[times,n]),
+                wrong_called_out=[sum(set(wrong)<=set(r['called_out']) for r in runs), n],
+                honest_called_out=sum(len(set(r['called_out'])-set(wrong)) for r in runs),
+                tau_mean=round(float(np.mean([r['tau'] for r in runs])), 2), runs=runs)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser()
     p.add_argument('-n', type=int, default=64); p.add_argument('--repeats', type=int, default=10)
-    p.add_argument('--composites', type=int, default=64); p.add_argument('--small', action='store_true')
+    p.add_argument('--composites', type=int, default=0, help='images for EfficientNet-Lite0 (minutes); 0 leaves it out')
+    p.add_argument('--small', action='store_true')
     a = p.parse_args()
-    if a.small: a.n,a.repeats,a.composites = 12,2,0
+    if a.small: a.n,a.repeats = 12,2
     register_wrong()
     learn = demo_learner()
     def masks_of(s): return demo_masks(list(s.items))
@@ -82,17 +93,10 @@ if __name__=='__main__':
     runs = []
     for seed in range(a.repeats):
         runs.append(one(learn, None, masks_of, eight+wrong, a.n, seed))
-        print({k:runs[-1][k] for k in ('seed','seconds','top','called_out','tau','interval')}, flush=True)
-    tops = collections.Counter(map(tuple, [r['top'] for r in runs]))
-    most,times = tops.most_common(1)[0]
-    res = dict(images=a.n, methods=eight, wrong_on_purpose=wrong, seconds_of_8_methods=timed,
-               threads=torch.get_num_threads(), most_frequent_top_group=dict(methods=list(most), of_runs=[times, len(runs)]),
-               wrong_called_out=[sum(set(wrong)<=set(r['called_out']) for r in runs), len(runs)],
-               wrong_last=[sum(set(wrong)==set(r['last']) for r in runs), len(runs)],
-               tau_mean=round(float(np.mean([r['tau'] for r in runs])), 2), runs=runs)
+        print(runs[-1], flush=True)
+    res = summary(runs, images=a.n, seconds_of_8_methods=timed, threads=torch.get_num_threads())
     if a.composites:
         ims,masks,_ = composites(a.composites, 1)
-        methods = [m for m in eight+wrong]
-        res['imagenet'] = one(network(), normed(ims), lambda s: masks[s.idxs], methods, min(a.n, len(ims)), 0)
+        res['imagenet'] = one(network(), normed(ims), lambda s: masks[s.idxs], eight+wrong, min(a.n, len(ims)), 0)
         print(res['imagenet'], flush=True)
     if not a.small: write('audit', **res)

@@ -126,7 +126,7 @@ def _same_answer(s):
 def audit_maps(
     learn, # A `Learner`, or any `nn.Module`
     x=None, # A folder, pictures, or a batch `(n,c,h,w)`; None is the learner's validation set
-    methods=None, # Names in `explainers`, or a dict of names and options; None is all that suit the model
+    methods=None, # Names in `explainers`, or a dict with options; None is all that suit the model and are not very slow
     n:int=64, # Number of images, drawn at random
     seed:int=0, # Another seed takes other images
     masks=None, # Function from a picture's file to the mask of its object, or a mask for each picture, if known
@@ -153,7 +153,11 @@ def audit_maps(
     missing = _same_answer(s)
     with (still := asking(model, learner)), still:
         xb = as_batch(s.x[:4], model)
-        methods = named_options(suitable(model, x=xb) if methods is None else methods)
+        left_out = [m for m in suitable(model, x=xb) if m in many_passes] if methods is None else []
+        if left_out: missing = [*missing, f"Not asked, since they take very many passes: {', '.join(left_out)}; name "
+                                          "them in `methods` to have them measured, too."]
+        if methods is None: methods = [m for m in suitable(model, x=xb) if m not in many_passes]
+        methods = named_options(methods)
         methods = {registered(m):kw for m,kw in methods.items()}
         if not methods: raise ValueError("No method was given; None takes all that suit the model.")
         objects,why = objects_of(learn, s, masks, boxes, prep)
