@@ -37,7 +37,7 @@ def register_wrong():
 
 def by_masks(learn, s, masks, methods):
     "`{method: (n,)}`: how well the maps of a `Subset` match masks, the mean of three measures"
-    maps = Auditor(learn, s, {m:{} for m in methods})._explained(s.x, s.target)
+    maps = Auditor(learn, s, {m:{} for m in methods}).explained(s.x, s.target)
     return {m:to_np(torch.stack([v.float() for v in located(h, masks).values()]).mean(0)) for m,h in maps.items()}
 
 def to_np(t): return t.detach().cpu().numpy()

@@ -186,9 +186,7 @@ def _attempt(self:AttentionRecorder, f):
         if not self._failed:
             lost = 'heatmaps' if self.names else 'statistics or heatmaps'
             if self.names is None and self.watched is None: lost = 'heatmaps' # the layers can still be found in a batch
-            why = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
-            if not isinstance(e, ValueError): why = f'{type(e).__name__}: {why}'
-            warn(f"The training goes on, but AttentionRecorder records no {lost}: {textwrap.shorten(why, 300)}.")
+            warn(f"The training goes on, but AttentionRecorder records no {lost}: {reason(e)}.")
         self._failed = True
 
 @patch

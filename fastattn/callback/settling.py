@@ -54,7 +54,7 @@ def _settled_at(median, limit):
     rest = median.index if not len(below) else median.index[median.index>below[-1]]
     return int(rest[0]) if len(rest)>1 else None
 
-def _verdict(at, last, limit):
+def _verdict(at, last):
     "The title of the plot"
     if at is None: return f'attention has not settled by epoch {last}'
     return f'attention settled at epoch {at} of {last}' if at else 'attention was settled from the start'
@@ -103,5 +103,5 @@ def plot_settling(self:AttentionRecorder,
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[['top','right']].set_visible(False)
         ax.legend(loc='upper center', bbox_to_anchor=(.5,-.16), frameon=False, fontsize=9)
-    fig.suptitle(_verdict(at, df.epoch.max(), limit), fontsize=11)
+    fig.suptitle(_verdict(at, df.epoch.max()), fontsize=11)
     return finished(fig)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['map_parts', 'moved_mask', 'Region', 'outline', 'SeenPictures', 'Effects', 'cover_effects', 'paste_effects',
-           'p_positive', 'mean_interval', 'densest_place', 'near_pairs', 'Group', 'first_of_each', 'similar_groups']
+           'p_positive', 'densest_place', 'near_pairs', 'Group', 'first_of_each', 'similar_groups']
 
 # %% ../../nbs/interpret/05_regions.ipynb #b174da78
 from fastai.vision.all import *
@@ -16,6 +16,7 @@ from ..core.memory import *
 from ..core.inputs import *
 from ..core.pipeline import explain
 from ..core.labels import *
+from ..metrics.ranking import *
 from ..image.infill import *
 from ..image.plotting import *
 import dataclasses,warnings
@@ -212,15 +213,6 @@ def p_positive(
     from scipy import stats
     if len(v)<2: return 1.
     return stats.t.sf(v.mean()/max(v.std(ddof=1), .02)*len(v)**.5, len(v)-1)
-
-def mean_interval(
-    v:np.ndarray, # Numbers
-    rng, # NumPy's random generator
-    draws:int=1000 # Number of bootstrap samples
-)->list: # Lower and upper end
-    "The 95% bootstrap interval of the mean"
-    means = v[rng.integers(0, len(v), (draws,len(v)))].mean(1)
-    return [float(o) for o in np.quantile(means, [.025,.975])]
 
 # %% ../../nbs/interpret/05_regions.ipynb #bde2052c
 def densest_place(

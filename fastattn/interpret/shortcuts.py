@@ -15,6 +15,7 @@ from ..core.labels import *
 from ..core.memory import *
 from ..core.target import *
 from ..core.unchanged import *
+from ..metrics.ranking import *
 from .interpretation import *
 from .regions import *
 from contextlib import nullcontext

@@ -37,8 +37,7 @@ def _interval(v, seed, draws=500):
     v = v[np.isfinite(v)]
     if not len(v): return (np.nan,)*3
     if len(v)<least_images: return v.mean(),np.nan,np.nan
-    means = v[np.random.default_rng(seed).integers(0, len(v), (draws,len(v)))].mean(1)
-    return v.mean(),*np.quantile(means, [.025,.975])
+    return v.mean(),*mean_interval(v, np.random.default_rng(seed), draws)
 
 def _table(res, about, seed):
     "The audit's rows, and intervals by measure"
@@ -153,10 +152,11 @@ def audit_maps(
     missing = _same_answer(s)
     with (still := asking(model, learner)), still:
         xb = as_batch(s.x[:4], model)
-        left_out = [m for m in suitable(model, x=xb) if m in many_passes] if methods is None else []
+        suited = suitable(model, x=xb) if methods is None else []
+        left_out = [m for m in suited if m in many_passes]
         if left_out: missing = [*missing, f"Not asked, since they take very many passes: {', '.join(left_out)}; name "
                                           "them in `methods` to have them measured, too."]
-        if methods is None: methods = [m for m in suitable(model, x=xb) if m not in many_passes]
+        if methods is None: methods = [m for m in suited if m not in many_passes]
         methods = named_options(methods)
         methods = {registered(m):kw for m,kw in methods.items()}
         if not methods: raise ValueError("No method was given; None takes all that suit the model.")
@@ -190,22 +190,21 @@ def _measure(learn, s, methods, ms, objects, steps, seed, store, done):
         a = Auditor(learn, s, methods, steps, seed, bar)
         for m,r in done.items(): a.res[m],a.about[m] = r['res'],r['about']
         if methods:
+            with (still := asking(model, learner)), still:
+                forward = timed(lambda: quietly(model, as_batch(s.x[:4], model)), .1)[1]
             maps = a.situations()
             if ms is not None: a.grid(ms)
         if random_maps not in done: a.curves(random_maps, smooth_noise((len(s),*s.x.shape[-2:]), seed))
         for m in a.left():
-            try: _finish(a, m, maps[m], objects)
+            try: _finish(a, m, maps[m], objects, forward)
             except Exception as e: a.fails(m, e)
             bar.step(len(s))
             store({k:v for k,v in a.res.items() if k in done or k==random_maps or 'road' in v}, a.about, a.failed)
     ok = [m for m in a.res if m not in a.failed and 'road' in a.res[m]]
     return {m:a.res[m] for m in ok},a.about,a.failed
 
-def _finish(a, m, maps, objects):
+def _finish(a, m, maps, objects, forward):
     "All that concerns one method alone"
-    with (still := asking(a.model, a.learner)), still:
-        xb = as_batch(a.s.x[:4], a.model)
-        forward = timed(lambda: quietly(a.model, xb), .1)[1]
     a.about.setdefault(m, {})['flat'] = bool((maps.flatten(1).std(1)==0).all())
     a.locate(m, maps, objects)
     a.cost(m, forward)

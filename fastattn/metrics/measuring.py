@@ -60,7 +60,10 @@ class Auditor:
         self.model,self.learner = model_of(learn)
         self.failed,self.res,self.about = {},{},{}
 
-    def _explained(self, x, target):
+    def explained(self,
+        x:Tensor, # Images `(n,c,h,w)`
+        target # One for all images, or a list with one for each
+    )->dict: # `{method: (n,h,w)}`
         "The maps of all methods that work, `{method: (n,h,w)}`"
         res = defaultdict(list)
         per = len(target)==len(x) if isinstance(target, list) else False
@@ -89,17 +92,17 @@ class Auditor:
     def situations(self)->dict: # `{method: (n,h,w)}`
         "Rank correlations of maps with those of the changed image, or of the changed model; and the maps themselves"
         x,t = self.s.x,self.s.target
-        maps = self._explained(x, t)
+        maps = self.explained(x, t)
         g = torch.Generator().manual_seed(self.seed)
         lo,hi = (o[:,None,None,None] for o in x.flatten(1).aminmax(dim=1))
         noise = torch.randn(x.shape, generator=g).to(x)*.05*(hi-lo)
-        self._compare('mirrored', maps, {m:v.flip(-1) for m,v in self._explained(x.flip(-1), t).items()})
-        self._compare('noisy', maps, self._explained(x+noise, t))
+        self._compare('mirrored', maps, {m:v.flip(-1) for m,v in self.explained(x.flip(-1), t).items()})
+        self._compare('noisy', maps, self.explained(x+noise, t))
         names = top_down(self.model, as_batch(x[:1], self.model))
         for k,which in (('after_classifier',names[:1]),('after_body',names[1:])):
             with restored(self.model):
                 for n in which: randomise(self.model.get_submodule(n), g)
-                self._compare(k, maps, self._explained(x, t))
+                self._compare(k, maps, self.explained(x, t))
         return maps
 
     def _compare(self, k, maps, others):
@@ -112,7 +115,7 @@ class Auditor:
         "The share of maps inside their quarter of some mosaics"
         cells = len(ms.classes[0])
         target = [c for cs in ms.classes for c in cs]
-        for m,v in self._explained(ms.x.repeat_interleave(cells, 0), target).items():
+        for m,v in self.explained(ms.x.repeat_interleave(cells, 0), target).items():
             self.res.setdefault(m, {})['grid'] = to_np(ms.inside(v).flatten())
         g = smooth_noise((len(target),*ms.x.shape[-2:]), self.seed)
         self.res.setdefault(random_maps, {})['grid'] = to_np(ms.inside(g).flatten())
@@ -175,10 +178,7 @@ def objects_of(
         own = c if isinstance(c, str) else vocab[c] if vocab is not None and c is not None else None
         def _make(size):
             v = f(item) if callable(f) else f[i]
-            if v is None: return
-            if kind=='masks': return as_mask(v, size, name)
-            found = [b for k,b in listed_boxes(v, name) if k is None or own is None or str(k)==str(own)]
-            return box_mask(found, size, name) if found else None
+            return given_mask(v, kind=='boxes', size, name, None if own is None else {str(own)})
         try: res.append(object_of(r, item, x, _make))
         except ValueError as e: res.append(None); why = str(e)
         except (MemoryError,OSError): raise

@@ -40,7 +40,7 @@ class Mosaics:
         return own/each.sum(2).clamp(min=torch.finfo(own.dtype).tiny)
 
 # %% ../../nbs/metrics/06_mosaics.ipynb #2aa0936c
-def _by_class(s, learner):
+def _by_class(s):
     "The numbers of the images of each predicted class: the half of which the model is most certain"
     res = defaultdict(list)
     for i in s.probs.argsort(descending=True).tolist(): res[s.classes[i]].append(i)
@@ -79,7 +79,7 @@ def mosaics(
     model,learner = model_of(learn)
     s = x if isinstance(x, Subset) else subset(learn, x, most, seed, prep)
     if s.classes is None: raise ValueError("The grid pointing game needs a model that predicts classes.")
-    found = _by_class(s, learner)
+    found = _by_class(s)
     rows,cols = _grid_of(grid, found)
     rng = random.Random(seed)
     chosen = [[rng.choice(found[c]) for c in rng.sample(list(found), rows*cols)] for _ in range(n)]

@@ -61,7 +61,7 @@ def _from_learner(learner, model, n, seed):
     items,picture = pictures_of(learner)
     return Subset(torch.cat([as_batch(o, model).cpu() for o in xs]), idxs, [picture(i) for i in idxs], labels)
 
-def _listed(x, learner):
+def _listed(x):
     "Pictures as a list; a folder means all that are in it"
     if isinstance(x, (str,Path)) and Path(x).is_dir():
         found = get_image_files(x).sorted()
@@ -75,7 +75,7 @@ def _read(learn, model, learner, x, n, seed, prep):
         if learner is not None: return _from_learner(learner, model, n, seed)
         raise ValueError("A bare model knows no pictures: pass `x`, a batch, pictures or a folder "
                          "(or a fastai Learner, whose validation set is taken).")
-    x = _listed(x, learner)
+    x = _listed(x)
     if isinstance(x, (list,tuple,L)) and not len(x): raise ValueError("No picture was given.")
     if not is_item(x, learner):
         x = as_batch(x, model).cpu()
