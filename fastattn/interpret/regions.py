@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['map_parts', 'moved_mask', 'Region', 'outline', 'SeenPictures', 'Effects', 'cover_effects', 'paste_effects',
-           'p_positive', 'densest_place', 'near_pairs', 'Group', 'first_of_each', 'similar_groups']
+           'p_positive', 'densest_place', 'near_pairs', 'Group', 'first_of_each', 'similar_groups', 'shared']
 
 # %% ../../nbs/interpret/05_regions.ipynb #b174da78
 from fastai.vision.all import *
@@ -248,6 +248,7 @@ class Group:
     c:int # Class
     members:list # Numbers of its regions, one for each picture
     place:float=None # How many times as often they lie there as those of other classes; None if not in one place
+    extra:bool=False # Is it part or union of groups at the usual distance? Then it counts only if it is suspicious
 
 def first_of_each(
     js, # Numbers of regions
@@ -266,7 +267,7 @@ def similar_groups(
     level:float, # Chance of finding a place by mistake
     few:int, # Least number of pictures
     rng, # NumPy's random generator
-    alike:float=.4 # Largest mean cosine distance
+    alike:tuple=(.4,.3,.2,.6) # Largest mean cosine distance in a cluster; groups at all but the first are `extra`
 )->list: # Of `Group`
     "The groups of a class: first one in one place, if there is such a place, then clusters by cosine distance"
     from sklearn.cluster import AgglomerativeClustering
@@ -278,7 +279,20 @@ def similar_groups(
             res.append(Group(c, there, ratio))
             own = np.setdiff1d(own, inside)
     if len(own)<few: return res
-    tree = AgglomerativeClustering(None, metric='cosine', linkage='average', distance_threshold=alike)
-    labels = tree.fit_predict(np.stack([regions[j].feature for j in own]))
-    clusters = [Group(c, first_of_each(own[labels==g], regions)) for g in range(labels.max()+1)]
-    return res + [g for g in clusters if len(g.members)>=few]
+    features,seen = np.stack([regions[j].feature for j in own]),[]
+    for dist in alike: # a thing may fall apart into small groups at one distance, and be merged with another at the next
+        tree = AgglomerativeClustering(None, metric='cosine', linkage='average', distance_threshold=dist)
+        labels = tree.fit_predict(features)
+        for js in (first_of_each(own[labels==k], regions) for k in range(labels.max()+1)):
+            if len(js)<few or any(shared(js, o)>=.8 for o in seen): continue
+            seen.append(js)
+            res.append(Group(c, js, extra=dist!=alike[0]))
+    return res
+
+def shared(
+    a, # Numbers
+    b # Numbers
+)->float: # 0..1
+    "How many two sets of numbers have in common, as a share of all in either"
+    a,b = set(a),set(b)
+    return len(a&b)/max(1, len(a|b))

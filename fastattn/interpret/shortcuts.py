@@ -57,18 +57,26 @@ def _same_thing(own, found):
 
 # %% ../../nbs/interpret/06_shortcuts.ipynb #eecb88a2
 def _apart(g, groups, regions, eff, n, level, few):
-    """Share of a class's `n` pictures in which it hangs on a region of a group and on one of another group that are no
-    parts of one thing: they overlap by less than a tenth, and do not lie closer than in different pictures"""
-    one = {regions[j].row:j for j in g.members}
-    two = {regions[j].row:j for o in groups if o is not g and o.c==g.c for j in o.members}
+    """Largest share of a class's `n` pictures in which it hangs on a region of a group and on one of another group that
+    are no parts of one thing: they overlap by less than a tenth, and are not closer than in different pictures"""
+    one,res = {regions[j].row:j for j in g.members},0.
     def _overlap(a, b): return (a&b).sum()/min(a.sum(), b.sum())
-    rows = [r for r in one if r in two and _overlap(regions[one[r]].mask, regions[two[r]].mask)<.1]
-    if len(rows)<max(few, .15*n): return 0.
-    js,ks = [one[r] for r in rows],[two[r] for r in rows]
-    if max(p_positive(eff.fall[js]), p_positive(eff.fall[ks]))>=level: return 0.
-    a,b = (np.array([regions[j].centre for j in o]) for o in (js,ks))
+    for o in groups:
+        two = {regions[j].row:j for j in o.members} if o is not g else {}
+        rows = [r for r in one if r in two and _overlap(regions[one[r]].mask, regions[two[r]].mask)<.1]
+        if len(rows)<max(few, .15*n): continue
+        js,ks = [one[r] for r in rows],[two[r] for r in rows]
+        if max(p_positive(eff.fall[js]), p_positive(eff.fall[ks]))>=level: continue
+        if not _closer(*(np.array([regions[j].centre for j in o]) for o in (js,ks))): res = max(res, len(rows)/n)
+    return res
+
+def _closer(a, b, level=.05):
+    "Are the pairs of points `a`, `b` `(n,2)` closer than a point of one pair is to those of others? A t test"
+    from scipy import stats
     dist = np.linalg.norm(a[:,None]-b[None], axis=-1)
-    return len(rows)/n if np.diag(dist).mean()>=dist.mean() else 0.
+    own = np.diag(dist)
+    others = (dist.sum(0)+dist.sum(1)-2*own)/(2*(len(a)-1))
+    return stats.ttest_1samp(own-others, 0, alternative='less').pvalue<level
 
 # %% ../../nbs/interpret/06_shortcuts.ipynb #fd6c6b4d
 class Shortcuts:
@@ -110,8 +118,9 @@ class Shortcuts:
         if not len(s): return "No group is suspicious: each class hangs on things that only its own pictures have."
         names = listed_text(s['class'].unique())
         return (f"Look at the pictures of {names} with `plot_shortcuts()`. If a region is not the object, hold these "
-                "pictures out (`items(k)`), or cover the same place in pictures of all classes (a patch in this class "
-                "alone would be the next shortcut), or add pictures of the class without the thing; then train again.")
+                "pictures out (`items(k)`), or cover the region, grown by a few pixels, in these and the same place in "
+                "pictures of all classes (a rest of the thing, or a patch in this class alone, would be the next "
+                "shortcut), or add pictures of the class without the thing; then train again.")
 
     def _short(self):
         "The table with intervals in one column, and without what is seldom needed"
@@ -200,19 +209,21 @@ def _helps(eff, there, close, level):
     def _both(js): return max(p_positive(eff.fall[js]), p_positive(eff.true[js])) if eff.true[js].mean()>=.05 else 1.
     return min(_both(there), _both(there[:close]))<level/2 # one of two tests
 
-def _row(pics, g, regions, eff, found, eff_found, vocab, level, rng):
-    "The row of a group in the table, and the regions that look like it in pictures of other classes"
+def _known(pics, g, regions, eff_found, found, vocab, level):
+    "What looks like a group in pictures of other classes, and why the group is suspicious, for one of two reasons"
+    there,close,same = _same_thing([regions[j] for j in g.members], found)
+    helps = same and _helps(eff_found, there, close, level)
+    names = [vocab[c] for c,_ in Counter(pics.y[[found[j].row for j in there]]).most_common()]
+    why = _why(g.place, len(there), helps, names, eff_found.true[there].mean() if helps else 0)
+    return [found[j] for j in there],why
+
+def _row(pics, g, regions, eff, others, why, vocab, rng):
+    "The row of a group in the table; `others` is the number of pictures of other classes with something like it"
     js = np.array(g.members)
     rows = np.array([regions[j].row for j in js])
-    mine = pics.y==g.c
-    right = pics.p.argmax(1)==pics.y
+    mine,right = pics.y==g.c,pics.p.argmax(1)==pics.y
     rest = mine&~np.isin(np.arange(len(mine)), rows)
     own = [regions[j] for j in js]
-    there,close,same = _same_thing(own, found)
-    helps = same and _helps(eff_found, there, close, level)
-    true = eff_found.true[there]
-    names = [vocab[c] for c,_ in Counter(pics.y[[found[j].row for j in there]]).most_common()]
-    why = _why(g.place, len(there), helps, names, true.mean() if helps else 0)
     whole = cover_effects(pics, own, g.c, rng, whole=True) if any(r.second for r in own) else eff[js]
     rise = paste_effects(pics, own, g.c, rng)
     share = len(js)/mine.sum()
@@ -220,21 +231,28 @@ def _row(pics, g, regions, eff, found, eff_found, vocab, level, rng):
         'accuracy','covered','rest','cost','others','why'), (vocab[g.c], bool(why), share, len(js),
         eff.fall[js].mean(), *mean_interval(eff.fall[js], rng), rise.mean(), *mean_interval(rise, rng),
         right[rows].mean(), whole.right.mean(), right[rest].mean() if rest.any() else np.nan,
-        share*(whole.right_random.mean()-whole.right.mean()),
-        len(there), why))),[found[j] for j in there]
+        share*(whole.right_random.mean()-whole.right.mean()), others, why)))
+
+def _told(gs, whys):
+    "Which groups to tell of: the usual ones, and `extra` ones that are suspicious and not much the same as another such"
+    res = [k for k,g in enumerate(gs) if not g.extra]
+    for k,g in enumerate(gs):
+        def _inside(o): return len(set(g.members)&set(gs[o].members))>.8*min(len(g.members), len(gs[o].members))
+        if g.extra and whys[k] and not any(whys[o] and _inside(o) for o in res): res.append(k)
+    return res
 
 def _rows(pics, c, groups, regions, eff, vocab, level, few, rng):
     "Row, regions, and regions elsewhere of each group of a class, unless covering does no more than at random"
     gs = [g for g in groups if p_positive(eff.fall[g.members])<level]
     if not gs: return []
     found,eff_found = _elsewhere(pics, c, gs, regions, rng)
-    res = [(*_row(pics, g, regions, eff, found, eff_found, vocab, level, rng),g) for g in gs]
-    if not any(r['suspicious'] for r,*_ in res): # else it is known which of two things it is
-        for r,_,g in res:
-            if a := _apart(g, gs, regions, eff, (pics.y==c).sum(), level, few):
-                why = f'in {a:.0%} of the pictures the class hangs on this and on another thing that lies apart'
-                r.update(suspicious=True, why=why)
-    return [(r,[regions[j] for j in g.members],there) for r,there,g in res]
+    theres,whys = zip(*(_known(pics, g, regions, eff_found, found, vocab, level) for g in gs))
+    if not any(whys): # else it is known which of two things it is
+        apart = [_apart(g, gs, regions, eff, (pics.y==c).sum(), level, few) for g in gs]
+        whys = [a and f'in {a:.0%} of the pictures the class hangs on this and on another thing that lies apart'
+                for a in apart]
+    return [(_row(pics, gs[k], regions, eff, len(theres[k]), whys[k] or '', vocab, rng),
+             [regions[j] for j in gs[k].members],theres[k]) for k in _told(gs, whys)]
 
 def find_shortcuts(
     interp:ClassificationInterpretation, # Its pictures are searched: those of the validation set, or of `ds_idx=0`
