@@ -28,9 +28,6 @@ from networks import mobilenetv2
 from fastattn.all import * # after all that brings fastai's classes
 warnings.filterwarnings('ignore')
 
-# these take more than about thirty forward passes a map; --slow measures them, too
-slow = 'smoothgrad','integrated_gradients','occlusion','rise','scorecam','sscam','iscam'
-
 ## What is asked
 
 @dataclasses.dataclass
@@ -95,7 +92,8 @@ def mosaics_of(learn, d, n, seed):
 def methods_of(model, x, names=None, also_slow=False):
     "The methods that suit a network; of those that `names` says only these"
     if names: return [registered(m) for m in names]
-    return [m for m in [*suitable(model, x=x[:1]),'scorecam','sscam','iscam'] if also_slow or m not in slow]
+    suited = dict.fromkeys([*suitable(model, x=x[:1]),'scorecam','sscam','iscam']) # the last need no gradients
+    return [m for m in suited if also_slow or m not in many_passes]
 
 def table(learn, d, methods, steps=8, percentiles=(25,50,75), few=16, n_mosaics=8, seed=0, each=noop):
     """Means and standard errors by method, the images they are of, and the methods that do not run here; `each` gets
@@ -261,7 +259,7 @@ if __name__=='__main__':
     p.add_argument('--few', type=int, default=16, help='images for insertion, deletion and ROAD')
     p.add_argument('--mosaics', type=int, default=8); p.add_argument('--steps', type=int, default=8)
     p.add_argument('--methods', nargs='*', help='names; none means all that suit, without the slow ones')
-    p.add_argument('--slow', action='store_true', help=f"also {', '.join(slow)}")
+    p.add_argument('--slow', action='store_true', help=f"also {', '.join(many_passes)}")
     p.add_argument('--full', action='store_true', help='nine percentiles for ROAD instead of three')
     p.add_argument('--networks', nargs='*', default=[*networks,'legrad'], choices=[*networks,'legrad'])
     p.add_argument('--folder', help='ImageNet-S, Pascal VOC or COCO')
