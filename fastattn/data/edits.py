@@ -24,7 +24,7 @@ class Edits:
         path # File to write; if it exists, its decisions are read
     ):
         self.path = output_path(path)
-        self.about,self.steps,self._stamp = {},[],None
+        self.about,self.steps,self._now,self._stamp = {},[],{},None
         if os.path.lexists(self.path): self._read()
 
     def _read(self):
@@ -35,8 +35,10 @@ class Edits:
             raise ValueError(f"{str(self.path)!r} holds edits that cannot be read; choose another file, or mend it.")
         self.steps,self.about = said['steps'],{k:v for k,v in said.items() if k not in ('format','steps')}
         self._stamp = self._on_disk()
-        self._now = {}
-        for s in self.steps: self._now |= {k:now for k,(_,now) in s.items()}
+        self._now = self._last(self.steps)
+
+    @staticmethod
+    def _last(steps): return {k:now for s in steps for k,(_,now) in s.items()}
 
     def _on_disk(self):
         "What tells whether the file has changed; None if there is none"
@@ -53,15 +55,13 @@ class Edits:
             tmp.write_text(json.dumps(dict(format=_kind, **self.about, steps=self.steps)), encoding='utf-8')
         self._stamp = self._on_disk()
 
-    _now:dict = None
     @property
     def now(self)->dict: # `{key: decision}`
         "The decisions as they are; without the keys about which nothing is decided"
-        if self._now is None: self._now = {}
         return {k:v for k,v in self._now.items() if v is not None}
 
     def __len__(self): return len(self.now)
-    def __getitem__(self, key): return (self._now or {}).get(key)
+    def __getitem__(self, key): return self._now.get(key)
     def __repr__(self): return f'{len(self)} edits in {str(self.path)!r}, in {len(self.steps)} steps'
 
     def set(self,
@@ -86,4 +86,15 @@ class Edits:
         old,self.steps = self.steps,steps
         try: self.save()
         except BaseException: self.steps = old; raise
-        self._now = {**(self._now or {}), **changed}
+        self._now = {**self._now, **changed}
+
+    def replace_steps(self,
+        steps:list, # Of `{key: [before, after]}`
+        **about # Further entries of the file; those that are None are removed
+    ):
+        "Replace all steps, as when they were carried out, and save"
+        old = self.about
+        self.about = {k:v for k,v in {**old, **about}.items() if v is not None}
+        try: self._take(steps, {})
+        except BaseException: self.about = old; raise
+        self._now = self._last(steps)

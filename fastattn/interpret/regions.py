@@ -275,7 +275,7 @@ def similar_groups(
     if len(own)>=few:
         inside,ratio,p = densest_place(near, y==c, rng)
         there = first_of_each(inside, regions)
-        if p<level and ratio>=6 and len(there)>=few:
+        if p<level and ratio>=10 and len(there)>=few:
             res.append(Group(c, there, ratio))
             own = np.setdiff1d(own, inside)
     if len(own)<few: return res

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wilson_interval', 'chosen_pictures', 'picture_data', 'map_data']
 
-# %% ../../nbs/interpret/11_report.ipynb #f261dac9
+# %% ../../nbs/interpret/11_report.ipynb #f6795353
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -28,9 +28,10 @@ from .confused import *
 from .report_page import *
 from importlib import metadata
 from PIL import features
+from collections import Counter
 import base64,dataclasses,datetime,io,platform,warnings
 
-# %% ../../nbs/interpret/11_report.ipynb #f3f7b1f1
+# %% ../../nbs/interpret/11_report.ipynb #10b9439a
 def wilson_interval(
     k:int, # Number of pictures that are right
     n:int # Number of pictures, at least 1
@@ -46,7 +47,7 @@ def _share(k, n):
     low,high = wilson_interval(k, n)
     return f'{k/n:.1%} ({low:.1%} to {high:.1%})'
 
-# %% ../../nbs/interpret/11_report.ipynb #325fc939
+# %% ../../nbs/interpret/11_report.ipynb #96b6f117
 def chosen_pictures(
     losses, # `(n,)`, one for each picture
     groups, # Lists of indices: the cells of the confusion matrix
@@ -64,7 +65,7 @@ def chosen_pictures(
         if len(res)<k: res.setdefault(i)
     return sorted(res, key=rank.get)
 
-# %% ../../nbs/interpret/11_report.ipynb #654698c4
+# %% ../../nbs/interpret/11_report.ipynb #1852a8e3
 @dataclasses.dataclass
 class _Cell:
     "A cell of the confusion matrix"
@@ -101,7 +102,7 @@ def _as_cell(got, key, items, where, total):
     return _Cell(f'{r},{c}', _cell_title(got, key), len(items), [where[i] for i in items if i in where], min(10, shade),
                  not got.several and r==c)
 
-# %% ../../nbs/interpret/11_report.ipynb #dd599785
+# %% ../../nbs/interpret/11_report.ipynb #344ddb83
 _most_classes = 40 # with more, the pairs are listed instead
 
 def _matrix(got, cells):
@@ -109,8 +110,8 @@ def _matrix(got, cells):
     c,several = len(got.names),got.several
     cols = list(_kinds) if several else list(range(c))
     def _row(r):
-        rest = {j:cells.get((r,j)) or _Cell('', _cell_title(got, (r,j)), 0, [], same=not several and r==j) for j in cols}
-        return dict(name=got.names[r], cells=[rest[j] for j in cols])
+        def _none(j): return _Cell('', '', 0, [], same=not several and r==j)
+        return dict(name=got.names[r], cells=[cells.get((r,j)) or _none(j) for j in cols])
     words = ("Choose a cell to see its pictures, each with the map of the class that is predicted and of the actual "
              "one. Counts are of all pictures.")
     if several: return dict(title='Labels', words=words, caption='Number of pictures', corner='Label', turned=False,
@@ -121,7 +122,7 @@ def _matrix(got, cells):
     else: res['words'] = f'{c} classes are too many for a matrix; below are the pairs that are confused most often.'
     return res
 
-def _pair_table(got, cells):
+def _pair_table(cells):
     "The pairs of classes that are confused most often, for many classes"
     wrong = sorted((o for o in cells.values() if not o.same), key=lambda o: -o.count)[:50]
     return dict(id='pairs', title='Most confused', words=[], caption='', columns=[], rows=[],
@@ -141,7 +142,7 @@ def _class_rows(got, items, where):
                         pictures=[where[i] for i in sorted(own, key=lambda i: bool(a[i]==p[i]))]))
     return res
 
-# %% ../../nbs/interpret/11_report.ipynb #61a9142c
+# %% ../../nbs/interpret/11_report.ipynb #f1223509
 def picture_data(
     pic, # PIL image, which may be changed
     side:int=256 # Longest side in pixels; larger pictures are made smaller
@@ -172,7 +173,7 @@ def _palette(name):
 
 def _palette_of(h): return 'RdBu_r' if h.signed else 'magma'
 
-# %% ../../nbs/interpret/11_report.ipynb #6f12af41
+# %% ../../nbs/interpret/11_report.ipynb #a39deca2
 @patch
 def _seen(self:HeatmapMixin, idxs):
     "What the model sees of some items, as pictures"
@@ -185,7 +186,7 @@ def _seen(self:HeatmapMixin, idxs):
 
 @patch
 def _maps_of(self:HeatmapMixin, idxs, method, wrong, layer):
-    "Heatmaps of the predicted and, of the items `wrong`, of the actual class: two lists of maps, and the first `Heatmap`"
+    "Maps of the predicted class and, where in `wrong`, of the actual one or else None; and the `Heatmap` of the former"
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*(are|is) empty')
         h = self.heatmaps(idxs, method, layer=layer)
@@ -196,49 +197,41 @@ def _maps_of(self:HeatmapMixin, idxs, method, wrong, layer):
                 if not torch.allclose(m, pred[j], atol=1e-4): actual[j] = m
     return pred,actual,h
 
+# %% ../../nbs/interpret/11_report.ipynb #85b1423e
 @patch
-def _methods(self:HeatmapMixin, methods):
-    "Names of the methods to draw, checked"
-    if methods is None: methods = ['auto']
-    elif isinstance(methods, str): methods = [methods]
-    methods,model = list(methods),unwrap(self.learn.model)
-    if not methods: raise ValueError("`methods` is empty; name at least one method, or leave it out.")
-    for m in methods:
-        if m!='auto': pick_method(m, model)
-    return list(dict.fromkeys(methods))
+def _methods(self:HeatmapMixin, methods, layer, i):
+    "Names of the methods to draw, found by asking for the map of item `i`"
+    found = [self.heatmaps([i], m, layer=layer).method for m in (['auto'] if methods is None else methods)]
+    if methods is None and class_names(self.learn) is not None and not explainers[found[0]].by_class:
+        found = suitable(unwrap(self.learn.model), by_class=True)[:1]+found
+    return list(dict.fromkeys(found))
 
-# %% ../../nbs/interpret/11_report.ipynb #49527f27
 @dataclasses.dataclass
 class _Drawn:
     "A method, and what it was found to be"
     name:str; by_class:bool; palette:str; layer:object
 
 @patch
-def _collect(self:HeatmapMixin, idxs, wrong, methods, layer, also, bar, pages):
-    """The methods that were drawn, and for each item its block and its size; `wrong` are items with a second map
+def _collect(self:HeatmapMixin, idxs, wrong, methods, layer, texts, bar):
+    """The methods that were drawn, and for each item its block and its texts
 
-    `also`: add a method whose maps depend on the class, if there is none? `pages`: a function of a few indices that
-    returns more to keep of each."""
-    drawn,blocks,more = {},[],[]
+    `wrong`: the items with a map of the actual class, too; `texts`: a function from a few indices to their texts."""
+    drawn,blocks,says = {},[],[]
     for part in chunked(idxs, max(1, min(64, self.dl.bs))):
         js = [j for j,i in enumerate(part) if i in wrong]
-        blocks += [dict(image=picture_data(p.copy()), size=p.size[::-1], maps={}) for p in self._seen(part)]
-        more += pages(part)
-        def _add(m):
+        some = [dict(image=picture_data(p.copy()), size=p.size[::-1], maps={}) for p in self._seen(part)]
+        for m in methods:
             pred,actual,h = self._maps_of(part, m, js, layer)
-            e = explainers[h.method]
-            drawn.setdefault(h.method, _Drawn(h.method, e.by_class, _palette_of(h), h.layer))
-            for block,p,a in zip(blocks[-len(part):], pred, actual):
-                block['maps'][h.method] = dict(pred=map_data(p, h.signed))
-                if a is not None: block['maps'][h.method]['actual'] = map_data(a, h.signed)
-        for m in methods: _add(m)
-        if also and not any(o.by_class for o in drawn.values()) or also in drawn and also not in methods:
-            if also is True: also = next(iter(n for n in suitable(unwrap(self.learn.model), by_class=True)), None)
-            if also: _add(also)
+            drawn.setdefault(m, _Drawn(m, explainers[m].by_class, _palette_of(h), h.layer))
+            for block,p,a in zip(some, pred, actual):
+                block['maps'][m] = dict(pred=map_data(p, h.signed))
+                if a is not None: block['maps'][m]['actual'] = map_data(a, h.signed)
+        blocks += some
+        says += texts(part)
         bar.step(len(part))
-    return list(drawn.values()),blocks,more
+    return list(drawn.values()),blocks,says
 
-# %% ../../nbs/interpret/11_report.ipynb #023743d3
+# %% ../../nbs/interpret/11_report.ipynb #fdf7b515
 def _class_texts(got, i):
     "Prediction, label and largest probabilities of item `i`, and whether the prediction is right"
     p,names = got.probs[i],got.names
@@ -267,9 +260,10 @@ def _other_texts(self:HeatmapMixin, idxs):
         if k=='pred' and ls and isinstance(ls[0].y, TensorPoint): return _off(ls[0])
         return ' / '.join(l.text(getattr(l, k)) for l in ls)
     labels = self._labels(y, items, outs, preds, decoded, targs, len(inps))[:len(idxs)]
-    return [dict(predicted=_text(ls, 'pred'), actual=_text(ls, 'actual'), probabilities='', right=None) for ls in labels]
+    def _said(ls): return dict(predicted=_text(ls, 'pred'), actual=_text(ls, 'actual'), probabilities='', right=None)
+    return [_said(ls) for ls in labels]
 
-# %% ../../nbs/interpret/11_report.ipynb #2a62276c
+# %% ../../nbs/interpret/11_report.ipynb #0568fa5a
 def _entry(v):
     "A cell of a table: its text, and how it is set"
     if isinstance(v, (bool,np.bool_)): return dict(text='yes' if v else 'no', kind='')
@@ -301,7 +295,7 @@ def _shortcut_table(s, where):
         if shown: res['buttons'].append(_Cell(f'group {k}', f"Group {k}, {t['class'].iloc[k]}", len(own), shown))
     return res
 
-# %% ../../nbs/interpret/11_report.ipynb #3907e768
+# %% ../../nbs/interpret/11_report.ipynb #a34ec6b8
 def _version(name):
     try: return metadata.version(name)
     except metadata.PackageNotFoundError: return None
@@ -317,24 +311,25 @@ def _model_table(interp, blocks, drawn, n):
     "What the page says of the model and of what made it"
     learn,dls = interp.learn,interp.learn.dls
     names = class_names(learn)
-    shape = next(iter({tuple(b['size']) for b in blocks})) if len({tuple(b['size']) for b in blocks})==1 else None
+    sizes = {tuple(b['size']) for b in blocks}
+    shape = next(iter(sizes)) if len(sizes)==1 else None
     layers = [f"{o.name}: {listed_text(L(o.layer)) if o.layer is not None else 'the input'}" for o in drawn]
     rows = [('Network', _arch(learn)), ('Parameters', sum(p.numel() for p in learn.model.parameters())),
             ('Input', f'{shape[0]} x {shape[1]} pixels (height x width)' if shape else 'of several sizes'),
             ('Layer of the maps', '; '.join(layers)),
             ('Classes', f'{len(names)}: {listed_text(names, 20)}' if names else None),
             ('Training set', _size_of(dls, 0)), ('Validation set', _size_of(dls, 1)), ('Pictures of this report', n),
-            *[(k, _version(v)) for k,v in dict(PyTorch='torch', fastai='fastai', timm='timm', fastattn='fastattn').items()],
-            ('Python', platform.python_version())]
-    rows = [r for r in rows if r[1] is not None]
-    df = pd.DataFrame(dict(value=[v for _,v in rows]), index=pd.Index([k for k,_ in rows], name='property'), dtype=object)
+            *[(v, _version(v)) for v in ('fastattn','fastai','timm','torch')], ('python',platform.python_version())]
+    rows = [(k,f'{v:,}' if is_whole(v) else v) for k,v in rows if v is not None]
+    names,values = zip(*rows)
+    df = pd.DataFrame(dict(value=values), index=pd.Index(names, name='property'))
     return _table(df, 'model', 'Model', [], 'The network, its data, and the versions of what drew the maps')
 
 def _size_of(dls, i):
     try: return len(dls[i].dataset)
     except (IndexError,TypeError,AttributeError): return None
 
-# %% ../../nbs/interpret/11_report.ipynb #70dfe0fb
+# %% ../../nbs/interpret/11_report.ipynb #614dc59e
 def _recorder_of(learn, recorder):
     "The recorder to show: the one that is given, or one of the learner's that has recorded maps; None if there is none"
     if recorder is None:
@@ -356,7 +351,7 @@ def _epochs_of(rec):
              "the slider.")
     return dict(names=[epoch_name(e) for e in es], palette=_palette_of(h), words=words),pics
 
-# %% ../../nbs/interpret/11_report.ipynb #de7a5b0e
+# %% ../../nbs/interpret/11_report.ipynb #5addb86a
 def _file_of(item):
     "The path of an item's file, or None if that is not known"
     return item if isinstance(item, Path) else None
@@ -375,7 +370,7 @@ def _of_those(self:Interpretation, idxs):
         dl = self.learn.dls.test_dl(self._items(idxs), with_labels=True)
         return type(self).from_learner(self.learn, dl=dl, act=self.act)
 
-# %% ../../nbs/interpret/11_report.ipynb #bf9c878b
+# %% ../../nbs/interpret/11_report.ipynb #a91a0495
 def _page_path(path, overwrite):
     "The file to write; raises `OSError` or `ValueError` if that cannot be a new page"
     path = output_path(path)
@@ -399,6 +394,15 @@ def _check_given(audit, shortcuts, title):
     if title is not None and not isinstance(title, str):
         raise TypeError(f"`title` is a text; it is {title!r}.")
 
+def _check_methods(methods, model):
+    "Names of methods as a list, or None; raises `ValueError` for one that does not exist or does not suit the model"
+    if methods is None: return None
+    methods = [methods] if isinstance(methods, str) else list(methods)
+    if not methods: raise ValueError("`methods` is empty; name at least one method, or leave it out.")
+    for m in methods:
+        if m!='auto': pick_method(m, model)
+    return methods
+
 @patch
 def _classes_of(self:Interpretation):
     "The `_Answers` of a classifier of whole images; None for other labels"
@@ -407,7 +411,7 @@ def _classes_of(self:Interpretation):
         with undisturbed(self.learn): return self._answers()
     except ValueError: return None # other targets, or one class
 
-# %% ../../nbs/interpret/11_report.ipynb #03bbeb76
+# %% ../../nbs/interpret/11_report.ipynb #f13b990a
 def _numbers(got, losses):
     "The large numbers at the top"
     n = len(losses)
@@ -435,67 +439,90 @@ def _notes(n, k, gone, drawn):
     return [*res, "A map shows what the model's output depends on. It does not show that this is right: look at the "
             "maps of pictures that are recognised, too."]
 
-# %% ../../nbs/interpret/11_report.ipynb #90a035f9
-def _records(interp, idxs, numbers, texts, blocks, losses):
-    "What the page's script knows of each picture without opening its block"
-    names = interp._names(idxs)
-    def _one(i, name, text, b):
-        two = any('actual' in o for o in b['maps'].values())
-        return dict(text, name=printable(name), number=numbers[i], loss=number_text(round(losses[i], 3)), size=b['size'],
-                    two=two)
-    return [_one(*o) for o in zip(idxs, names, texts, blocks)]
+# %% ../../nbs/interpret/11_report.ipynb #aa870821
+@dataclasses.dataclass
+class _Page:
+    "All that is on the page"
+    interp:Interpretation # Of the pictures that are there
+    whole:Interpretation # Of all pictures
+    numbers:list # Of each item, in the whole data set
+    gone:list # Names of the pictures that are left out
+    date:str
 
-def _safe(o):
-    "Text with no bytes that are not UTF-8, in lists and dicts, too"
-    if isinstance(o, str): return o.encode('utf-8', 'replace').decode()
-    if isinstance(o, dict): return {k:_safe(v) for k,v in o.items()}
-    return [_safe(v) for v in o] if isinstance(o, (list,tuple)) else o
+    def fill(self, k, methods, layer):
+        "Choose pictures, and compute their maps"
+        interp = self.interp
+        self.got,self.losses = interp._classes_of(),interp._scalar_losses()
+        self.items = {} if self.got is None else _cell_items(self.got)
+        self.idxs = chosen_pictures(self.losses, [v for key,v in self.items.items() if key[1]!='absent'], k)
+        self.where = {i:n for n,i in enumerate(self.idxs)}
+        with Bar(len(self.idxs)) as bar, interp.learn.no_bar():
+            methods = interp._methods(methods, layer, self.idxs[0])
+            self.drawn,self.blocks,self.texts = interp._collect(self.idxs, self._two_maps(), methods, layer,
+                                                                self._texts, bar)
+        return self
 
-_targets = [('both','predicted and actual'),('pred','predicted'),('actual','actual'),('none','none')]
+    def _two_maps(self):
+        "The items with a map of the actual class beside that of the predicted one"
+        if self.got is not None: return {i for i in self.idxs if not (self.got.pred[i]==self.got.actual[i]).all()}
+        return set(self.idxs) if class_names(self.interp.learn) is not None else set()
 
-@patch
-def _page(self:Interpretation, gone, numbers, k, methods, layer, recorder, audit, shortcuts, title, date):
-    "The HTML"
-    got,losses = self._classes_of(),self._scalar_losses()
-    items = {} if got is None else _cell_items(got)
-    groups = [v for key,v in items.items() if key[1]!='absent']
-    idxs = chosen_pictures(losses, groups, k)
-    where = {i:n for n,i in enumerate(idxs)}
-    known = {numbers[i]:n for i,n in where.items()} # by number in the whole data set
-    by_actual = set(idxs) if got is None else {i for i in idxs if not (got.pred[i]==got.actual[i]).all()}
-    if got is None and not self._has_classes(): by_actual = set()
-    pages = self._other_texts if got is None else lambda part: [_class_texts(got, i) for i in part]
-    with Bar(len(idxs)) as bar, self.learn.no_bar():
-        drawn,blocks,texts = self._collect(idxs, by_actual, self._methods(methods), layer,
-                                           methods is None and (got is not None), bar, pages)
-    records = _records(self, idxs, numbers, texts, blocks, losses)
-    totals = {} if got is None else {r:sum(len(v) for key,v in items.items() if key[0]==r) for r in range(len(got.names))}
-    cells = {key:_as_cell(got, key, v, where, totals[key[0]]) for key,v in items.items()}
-    classes = [] if got is None else _class_rows(got, items, where)
-    top = idxs if len(idxs)==len(losses) else idxs[:math.ceil(k/2)]
-    tables = [_pair_table(got, cells)] if got is not None and not got.several and len(got.names)>_most_classes else []
-    if audit is not None: tables.append(_audit_table(audit))
-    if shortcuts is not None: tables.append(_shortcut_table(shortcuts, known))
-    tables.append(_model_table(self, blocks, drawn, len(losses)))
-    epochs,watched = _epochs_of(recorder) if recorder is not None else (None,[])
-    buttons = [*cells.values(), *[c for t in tables for c in t['buttons']]]
-    data = dict(pictures=_safe(records), methods=[dict(name=o.name, by_class=o.by_class, palette=o.palette) for o in drawn],
-                palettes={p:_palette(p) for p in ('magma','RdBu_r')}, top=[where[i] for i in top], epochs=epochs,
-                classes=[c['pictures'] for c in classes],
-                cells={c.key:dict(title=_safe(c.title), count=c.count, pictures=c.pictures) for c in buttons})
-    matrix = None if got is None else _matrix(got, cells)
-    sections = [('summary','Summary'), *([('confusion', matrix['title'])] if matrix else []), ('losses','Top losses'),
-                *([('classes','Classes')] if classes else []), *([('epochs','Attention by epoch')] if epochs else []),
-                *[(t['id'],t['title']) for t in tables]]
-    held = [('data',data), *[(f'picture-{n}', b) for n,b in enumerate(blocks)]]
-    if epochs: held.append(('snapshots', _safe(watched)))
-    top_words = (f'All {len(losses):,} pictures, the largest loss first.' if len(top)==len(losses) else
-                 f'The {len(top):,} largest of {len(losses):,} losses.')
-    name = title or f'Where {_arch(self.learn)} looks'
-    return render_page(held, title=name, subtitle=f'{_arch(self.learn)}, {len(losses):,} pictures, {date}',
-        sections=sections, methods=data['methods'], targets=_targets, numbers=_numbers(got, losses),
-        notes=_notes(len(losses), len(idxs), gone, drawn), scales=_scales(drawn), matrix=matrix, top_words=top_words,
-        classes=classes, epochs=epochs, tables=tables, foot=f"Made by fastattn {_version('fastattn')}, {date}.")
+    def _texts(self, part):
+        if self.got is None: return self.interp._other_texts(part)
+        return [_class_texts(self.got, i) for i in part]
+
+    def _cells(self):
+        total = Counter()
+        for (r,_),v in self.items.items(): total[r] += len(v)
+        return {key:_as_cell(self.got, key, v, self.where, total[key[0]]) for key,v in self.items.items()}
+
+    def _targets(self):
+        "Of what the reader can choose to see maps"
+        two = any('actual' in o for b in self.blocks for o in b['maps'].values())
+        some = [('both','predicted and actual'),('pred','predicted'),('actual','actual')] if two else \
+               [('pred','prediction')]
+        return [*some,('none','none')]
+
+    def _records(self):
+        "What the page's script knows of each picture without opening its block"
+        def _one(i, name, text, b):
+            two,loss = any('actual' in o for o in b['maps'].values()),number_text(round(float(self.losses[i]), 3))
+            return dict(text, name=printable(name), number=self.numbers[i], loss=loss, size=b['size'], two=two)
+        return [_one(*o) for o in zip(self.idxs, self.interp._names(self.idxs), self.texts, self.blocks)]
+
+    def html(self, recorder, audit, shortcuts, title):
+        "The page"
+        got,n,arch = self.got,len(self.losses),_arch(self.interp.learn)
+        cells,tables = self._cells(),[]
+        if got is not None and not got.several and len(got.names)>_most_classes: tables.append(_pair_table(cells))
+        if audit is not None: tables.append(_audit_table(audit))
+        if shortcuts is not None:
+            known = {self.numbers[i]:m for i,m in self.where.items()} if shortcuts.interp is self.whole else {}
+            tables.append(_shortcut_table(shortcuts, known))
+        tables.append(_model_table(self.interp, self.blocks, self.drawn, n))
+        epochs,watched = (None,[]) if recorder is None else _epochs_of(recorder)
+        matrix,classes = (None,[]) if got is None else (_matrix(got, cells),_class_rows(got, self.idxs, self.where))
+        top = range(n if len(self.idxs)==n else math.ceil(len(self.idxs)/2))
+        buttons = [*cells.values(), *[c for t in tables for c in t['buttons']]]
+        data = dict(pictures=self._records(), top=list(top), epochs=epochs, classes=[c['pictures'] for c in classes],
+            methods=[dict(name=o.name, by_class=o.by_class, palette=o.palette) for o in self.drawn],
+            palettes={p:_palette(p) for p in ('magma','RdBu_r')},
+            cells={c.key:dict(title=c.title, count=c.count, pictures=c.pictures) for c in buttons})
+        held = [('data',data), *[(f'picture-{m}', b) for m,b in enumerate(self.blocks)]]
+        words = f'All {n:,} pictures, the largest loss first.' if len(top)==n else \
+                f'The {len(top):,} largest of {n:,} losses.'
+        return render_page(held+([('snapshots',watched)] if epochs else []), title=title or f'Where {arch} looks',
+            subtitle=f'{arch}, {n:,} pictures, {self.date}', sections=_sections(matrix, classes, epochs, tables),
+            methods=data['methods'], targets=self._targets(), numbers=_numbers(got, self.losses),
+            scales=_scales(self.drawn), notes=_notes(n, len(self.idxs), self.gone, self.drawn), matrix=matrix,
+            top_words=words, classes=classes, epochs=epochs, tables=tables,
+            foot=f"Made by fastattn {_version('fastattn')}, {self.date}.")
+
+def _sections(matrix, classes, epochs, tables):
+    "Ids and titles of the sections"
+    some = [('summary','Summary'), matrix and ('confusion',matrix['title']), ('losses','Top losses'),
+            classes and ('classes','Classes'), epochs and ('epochs','Attention by epoch')]
+    return [*filter(None, some), *[(t['id'],t['title']) for t in tables]]
 
 @patch
 def _scalar_losses(self:HeatmapMixin):
@@ -503,12 +530,7 @@ def _scalar_losses(self:HeatmapMixin):
     l = to_np(self.losses.as_subclass(Tensor).float())
     return l.reshape(len(l), -1).mean(1)
 
-@patch
-def _has_classes(self:HeatmapMixin):
-    "Are the labels masks or classes, so that there is a map of the actual one?"
-    return class_names(self.learn) is not None
-
-# %% ../../nbs/interpret/11_report.ipynb #ea0a738e
+# %% ../../nbs/interpret/11_report.ipynb #60007eaa
 @patch
 def report(self:Interpretation,
     path, # File to write; `.html` is added if it has no suffix
@@ -529,7 +551,7 @@ def report(self:Interpretation,
     path = _page_path(path, overwrite)
     at_least(1, k=k)
     _check_given(audit, shortcuts, title)
-    self._methods(methods)
+    methods = _check_methods(methods, unwrap(self.learn.model))
     recorder = _recorder_of(self.learn, recorder)
     check_jinja()
     there = self._still_there()
@@ -539,6 +561,6 @@ def report(self:Interpretation,
     this = self._of_those(there) if gone else self
     this._follow()
     date = datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
-    page = this._page(names, there, k, methods, layer, recorder, audit, shortcuts, title, date)
+    page = _Page(this, self, there, names, date).fill(k, methods, layer).html(recorder, audit, shortcuts, title)
     with whole_file(path) as t: t.write_text(page, encoding='utf-8', errors='replace')
     return path

@@ -38,7 +38,8 @@ h3 { margin: 16px 0 8px; font-size: 18px; overflow-wrap: anywhere }
 p { margin: 0 0 10px; max-width: 75ch; overflow-wrap: anywhere }
 .muted { color: var(--muted) }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0; margin: 12px 0 }
-section { padding: 22px 0; border-top: 1px solid var(--line); scroll-margin-top: 70px }
+section { padding: 22px 0; border-top: 1px solid var(--line); scroll-margin-top: 52px }
+section:first-child { border-top: 0 }
 .numbers { display: flex; flex-wrap: wrap; gap: 12px; padding: 0; margin: 0 0 12px; list-style: none }
 .numbers li { background: var(--card); border-radius: 8px; padding: 10px 16px }
 .numbers b { display: block; font-size: 24px; line-height: 1.25 }
@@ -48,7 +49,7 @@ section { padding: 22px 0; border-top: 1px solid var(--line); scroll-margin-top:
   align-items: center }
 .bar fieldset { border: 0; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: center }
 .bar legend { float: left; padding: 0; margin-right: 12px }
-.bar label, .bar fieldset label { display: inline-flex; gap: 6px; align-items: center; min-height: 32px }
+.bar label, .row label, dialog label { display: inline-flex; gap: 6px; align-items: center; min-height: 32px }
 input[type=range] { accent-color: var(--accent); width: 150px; min-height: 28px }
 input[type=radio] { accent-color: var(--accent); width: 17px; height: 17px; margin: 0 }
 output { min-width: 5ch; font-variant-numeric: tabular-nums }
@@ -67,9 +68,10 @@ thead th { vertical-align: bottom }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 td.long { min-width: 240px }
 caption { text-align: left; color: var(--muted); padding: 0 0 6px }
-.matrix th, .matrix td { border: 1px solid var(--line); padding: 0; font-size: 14px; max-width: 200px }
-.matrix thead th, .matrix tbody th { padding: 5px 8px; font-weight: 600; overflow-wrap: anywhere }
-.matrix tbody th { position: sticky; left: 0; background: var(--back); z-index: 1; text-align: right }
+.matrix th, .matrix td { border: 1px solid var(--line); padding: 0; font-size: 14px }
+.matrix thead th, .matrix tbody th { padding: 5px 8px; font-weight: 600; max-width: 200px; overflow-wrap: break-word }
+.matrix tbody th { position: sticky; left: 0; vertical-align: middle; background: var(--back); z-index: 1;
+  text-align: right }
 .matrix.turned thead th.turn { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   vertical-align: middle; max-height: 180px; white-space: nowrap; border-width: 1px 1px 0 0 }
 .matrix td { text-align: center; min-width: 44px; height: 36px; vertical-align: middle }
@@ -82,11 +84,12 @@ caption { text-align: left; color: var(--muted); padding: 0 0 6px }
 _pictures = '''
 .tiles { list-style: none; padding: 0; margin: 0; display: grid; gap: 14px;
   grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)) }
-.tiles.pairs { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)) }
+.both .tiles.pairs { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)) }
 .tile { margin: 0; background: var(--card); border-radius: 8px; padding: 8px; height: 100% }
 .tile .open { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in }
 .pics { display: flex; gap: 8px; justify-content: center; align-items: flex-start }
 .view { flex: 1 1 0; min-width: 0; max-width: 256px; display: block }
+.both .pairs .view { max-width: calc(50% - 4px) }
 .pic { position: relative; display: block; overflow: hidden; border-radius: 4px; background: var(--line); width: 100% }
 .pic img, .pic canvas { position: absolute; inset: 0; width: 100%; height: 100%; display: block }
 .pic canvas { opacity: var(--opacity) }
@@ -128,8 +131,10 @@ dd { margin: 0; overflow-wrap: anywhere }
   .tile { border: 1px solid #999 }
   h2, h3, summary { break-after: avoid }
   .wide { overflow: visible }
+  .wide table { font-size: 9pt }
+  .wide td, .wide th { padding: 2px 4px; overflow-wrap: anywhere; white-space: normal; min-width: 0 }
   .matrix tbody th { position: static }
-  .tiles, .tiles.pairs { grid-template-columns: repeat(3, 1fr) }
+  .tiles, .both .tiles.pairs { grid-template-columns: repeat(3, 1fr) }
 }
 '''
 
@@ -142,7 +147,8 @@ const data = JSON.parse(find('data').textContent)
 const held = n => JSON.parse(find('picture-'+n).textContent)
 const bytes = s => Uint8Array.from(atob(s), c => c.charCodeAt(0))
 const palettes = Object.fromEntries(Object.entries(data.palettes).map(([k,v]) => [k,bytes(v)]))
-const state = {method: data.methods.length ? data.methods[0].name : null, target: 'both'}
+const chosen = document.querySelector('[name=target]:checked') // a browser may have kept it from an earlier visit
+const state = {method: find('method') && find('method').value, target: chosen ? chosen.value : 'none'}
 const method = () => data.methods.find(m => m.name===state.method)
 
 function make(tag, props, ...children) {
@@ -194,11 +200,10 @@ function views(p, target) { // which maps of a picture to draw
   const m = method()
   if (!m || target==='none') return [{words: 'picture'}]
   const name = m.name
-  if (!m.by_class) return [{name, key: 'pred', words: `${name}, the same for all classes`}]
-  if (!p.two) return [{name, key: 'pred', words: p.right ? 'map of the predicted class, which is right'
-                                                         : 'map of what is predicted'}]
-  const both = [{name, key: 'pred', words: 'map of the predicted class'},
-                {name, key: 'actual', words: 'map of the actual class'}]
+  if (!m.by_class) return [{name, key: 'pred', words: 'any class'}]
+  if (!p.two) return [{name, key: 'pred', words: p.right===null ? 'prediction' : 'predicted class'}]
+  const both = [{name, key: 'pred', words: 'predicted class'},
+                {name, key: 'actual', words: 'actual class'}]
   return target==='both' ? both : both.filter(o => o.key===target)
 }
 
@@ -206,7 +211,8 @@ function drawn(p, block, list, side) { // the views as elements; without `block`
   return list.map(v => {
     const map = block && v.key ? block.maps[v.name][v.key] : null
     const words = v.words+(block && v.key && !map ? ' (empty map)' : '')
-    const pic = picture(p.size, block && block.image, `${says(p)}; ${words}`, map, method() && method().palette, side)
+    const alt = `${says(p)}; ${map ? 'map of the ' : ''}${words}`
+    const pic = picture(p.size, block && block.image, alt, map, method() && method().palette, side)
     return make('span', {className: 'view'}, pic, make('span', {className: 'words'}, words))
   })
 }
@@ -254,6 +260,7 @@ function gallery(box, list, some=24) { // the pictures with the numbers `list`, 
 }
 
 function redraw() {
+  document.documentElement.classList.toggle('both', !!method() && method().by_class && state.target==='both')
   for (const o of document.querySelectorAll('.tile[data-n]')) fill(o, o.dataset.near==='yes')
   if (find('large').open) enlarged()
 }
@@ -299,10 +306,12 @@ find('large').addEventListener('keydown', e => {
 })
 
 const sliders = document.querySelectorAll('.opacity')
-for (const s of sliders) s.addEventListener('input', () => {
-  document.documentElement.style.setProperty('--opacity', s.value/100)
-  for (const o of sliders) { o.value = s.value; o.nextElementSibling.textContent = `${s.value} %` }
-})
+function fade(value) {
+  document.documentElement.style.setProperty('--opacity', value/100)
+  for (const o of sliders) { o.value = value; o.nextElementSibling.textContent = `${value} %` }
+}
+for (const s of sliders) s.addEventListener('input', () => fade(s.value))
+if (sliders.length) fade(sliders[0].value)
 if (find('method')) find('method').addEventListener('change', e => {
   state.method = e.target.value
   for (const o of document.querySelectorAll('[name=target]')) o.disabled = !method().by_class && o.value==='actual'
@@ -320,6 +329,7 @@ for (const o of document.querySelectorAll('canvas.scale')) { // the colours besi
 
 _js_parts = '''
 gallery(find('top-pictures'), data.top)
+redraw()
 for (const b of document.querySelectorAll('[data-cell]')) b.addEventListener('click', () => {
   for (const o of document.querySelectorAll('[data-cell]')) o.setAttribute('aria-pressed', o===b)
   const cell = data.cells[b.dataset.cell], box = find(b.dataset.into)
@@ -562,5 +572,6 @@ def render_page(
     from markupsafe import Markup
     env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     quoted = [(id,Markup(json_block(o))) for id,o in blocks]
-    return env.from_string(report_template).render(blocks=quoted, css=Markup(report_css), js=Markup(report_js),
+    page = env.from_string(report_template).render(blocks=quoted, css=Markup(report_css), js=Markup(report_js),
         policy=content_policy(report_css, report_js), generator=generator, **parts)
+    return page.strip()+'\n'

@@ -204,18 +204,42 @@ def _why(place, others, helps, names, true):
     return ', and '.join(res)
 
 # %% ../../nbs/interpret/06_shortcuts.ipynb #e693bc7d
-def _helps(eff, there, close, level):
-    "Does covering the regions `there`, or the `close` most similar ones, help the true class, and not by little?"
-    def _both(js): return max(p_positive(eff.fall[js]), p_positive(eff.true[js])) if eff.true[js].mean()>=.05 else 1.
-    return min(_both(there), _both(there[:close]))<level/2 # one of two tests
+@dataclasses.dataclass
+class _Candidate:
+    "A group that its class hangs on, and what looks like it in pictures of other classes"
+    group:Group
+    there:list # `Region`s, one of each picture, the most similar first
+    effects:Effects # Of covering these
+    close:int # How many of these are as similar as seven in ten of the group
+    same:bool # Are they the same thing?
 
-def _known(pics, g, regions, eff_found, found, vocab, level):
-    "What looks like a group in pictures of other classes, and why the group is suspicious, for one of two reasons"
-    there,close,same = _same_thing([regions[j] for j in g.members], found)
-    helps = same and _helps(eff_found, there, close, level)
-    names = [vocab[c] for c,_ in Counter(pics.y[[found[j].row for j in there]]).most_common()]
-    why = _why(g.place, len(there), helps, names, eff_found.true[there].mean() if helps else 0)
-    return [found[j] for j in there],why
+    def helps(self, level):
+        "Does covering the regions, or the closest ones, help the true class, and not by little?"
+        def _p(e): return max(p_positive(e.fall), p_positive(e.true)) if len(e.true) and e.true.mean()>=.05 else 1.
+        return self.same and min(_p(self.effects), _p(self.effects[:self.close]))<level/2 # one of two tests
+
+def _candidates(pics, c, groups, regions, eff, level, rng):
+    "The groups of a class whose covering does more than at random, each with what looks like it elsewhere"
+    gs = [g for g in groups if p_positive(eff.fall[g.members])<level]
+    if not gs: return []
+    found,eff_found = _elsewhere(pics, c, gs, regions, rng)
+    def _one(g):
+        there,close,same = _same_thing([regions[j] for j in g.members], found)
+        return _Candidate(g, [found[j] for j in there], eff_found[there], close, same)
+    return [_one(g) for g in gs]
+
+def _reasons(pics, found, regions, eff, vocab, level, level_same, few):
+    "Why each of a class's candidates is suspicious, in words; '' if it is not"
+    def _why_known(o):
+        names = [vocab[c] for c,_ in Counter(pics.y[[r.row for r in o.there]]).most_common()]
+        helps = o.helps(level_same)
+        return _why(o.group.place, len(o.there), helps, names, o.effects.true.mean() if helps else 0)
+    whys = [_why_known(o) for o in found]
+    if any(whys): return whys # else it is not known yet which of two things it is
+    gs = [o.group for o in found]
+    apart = [_apart(g, gs, regions, eff, (pics.y==g.c).sum(), level, few) for g in gs]
+    return [f'in {a:.0%} of the pictures the class hangs on this and on another thing that lies apart' if a else ''
+            for a in apart]
 
 def _row(pics, g, regions, eff, others, why, vocab, rng):
     "The row of a group in the table; `others` is the number of pictures of other classes with something like it"
@@ -241,19 +265,6 @@ def _told(gs, whys):
         if g.extra and whys[k] and not any(whys[o] and _inside(o) for o in res): res.append(k)
     return res
 
-def _rows(pics, c, groups, regions, eff, vocab, level, few, rng):
-    "Row, regions, and regions elsewhere of each group of a class, unless covering does no more than at random"
-    gs = [g for g in groups if p_positive(eff.fall[g.members])<level]
-    if not gs: return []
-    found,eff_found = _elsewhere(pics, c, gs, regions, rng)
-    theres,whys = zip(*(_known(pics, g, regions, eff_found, found, vocab, level) for g in gs))
-    if not any(whys): # else it is known which of two things it is
-        apart = [_apart(g, gs, regions, eff, (pics.y==c).sum(), level, few) for g in gs]
-        whys = [a and f'in {a:.0%} of the pictures the class hangs on this and on another thing that lies apart'
-                for a in apart]
-    return [(_row(pics, gs[k], regions, eff, len(theres[k]), whys[k] or '', vocab, rng),
-             [regions[j] for j in gs[k].members],theres[k]) for k in _told(gs, whys)]
-
 def find_shortcuts(
     interp:ClassificationInterpretation, # Its pictures are searched: those of the validation set, or of `ds_idx=0`
     n:int=100, # Largest number of pictures of each class, chosen at random
@@ -270,7 +281,7 @@ def find_shortcuts(
     have 95% intervals. `share`: of the class's pictures. `accuracy`: of the group's pictures; `covered`: with the
     region covered; `rest`: of the class's other pictures. `cost`: share of the class's pictures that are recognised
     only with the region. `others`: pictures of other classes that have something like it. A group is suspicious if its
-    regions lie in one place six times as often as those of other classes; if the same thing is in pictures of other
+    regions lie in one place ten times as often as those of other classes; if the same thing is in pictures of other
     classes, where covering it helps the true class; or if, in 15% of the class's pictures, the class hangs on it and on
     another thing, which lie apart: then one of the two may be no part of the object. All are tested at `level`, divided
     by the number of tests.
@@ -293,7 +304,15 @@ def find_shortcuts(
         near = near_pairs(np.array([r.centre for r in regions]))
         groups = {c:similar_groups(regions, near, ys, c, level/len(classes), few, rng) for c in classes}
         per_test = level/max(1, sum(map(len, groups.values())))
-        res = [r for c,gs in groups.items() for r in _rows(pics, c, gs, regions, eff, interp.vocab, per_test, few, rng)]
+        found = {c:_candidates(pics, c, gs, regions, eff, per_test, rng) for c,gs in groups.items()}
+        per_same = level/max(1, sum(o.same for os in found.values() for o in os)) # the others are not tested
+        res = []
+        for os in found.values():
+            whys = _reasons(pics, os, regions, eff, interp.vocab, per_test, per_same, few)
+            for k in _told([o.group for o in os], whys):
+                g,there = os[k].group,os[k].there
+                row = _row(pics, g, regions, eff, len(there), whys[k], interp.vocab, rng)
+                res.append((row,[regions[j] for j in g.members],there))
     res.sort(key=lambda o: (not o[0]['suspicious'], -o[0]['share']*o[0]['fall']))
     table = pd.DataFrame([r for r,*_ in res], columns=list(res[0][0]) if res else ['class','suspicious'])
     def _kept(rs): return [int(idxs[r.row]) for r in rs],[r.mask for r in rs]

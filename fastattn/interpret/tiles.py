@@ -28,7 +28,7 @@ _style = """
 .fastattn-tiles figure.gone img{opacity:.35}
 .fastattn-tiles .pic{height:var(--h);display:flex;align-items:center;justify-content:center;
   background:rgba(128,128,128,.12)}
-.fastattn-tiles img{max-width:100%;max-height:100%;min-height:60%;object-fit:contain;image-rendering:auto}
+.fastattn-tiles img{width:100%;height:100%;object-fit:contain}
 .fastattn-tiles figcaption{font-size:13px;overflow-wrap:anywhere}
 .fastattn-tiles figcaption select{width:100%}
 .fastattn-tiles .name{color:#767676;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden}
