@@ -280,8 +280,12 @@ def _table(df, id, title, words, caption):
                 rows=rows, buttons=[])
 
 def _audit_table(audit):
-    words = str(getattr(audit, 'advice', '') or '').splitlines()
-    return _table(audit, 'audit', 'Which maps to believe', words, 'A row for each method, the best first')
+    words,t = str(getattr(audit, 'advice', '') or '').splitlines(),pd.DataFrame(audit).round(2)
+    if {'score','low','high'}<=set(t):
+        def _said(a, b, c): return f'{a:.2f} ({b:.2f} to {c:.2f})' if b==b else f'{a:.2f}'
+        t['score'] = [_said(*o) for o in t[['score','low','high']].values]
+        t = t.drop(columns=['low','high'])
+    return _table(t, 'audit', 'Which maps to believe', words, 'A row for each method, the best first')
 
 def _shortcut_table(s, where):
     "The table of shortcuts, with a button for the pictures of each group"
@@ -354,7 +358,7 @@ def _epochs_of(rec):
 # %% ../../nbs/interpret/11_report.ipynb #5addb86a
 def _file_of(item):
     "The path of an item's file, or None if that is not known"
-    return item if isinstance(item, Path) else None
+    return Path(item) if isinstance(item, Path) or isinstance(item, str) and os.path.isabs(item) else None
 
 @patch
 def _still_there(self:Interpretation):

@@ -211,12 +211,14 @@ class _Candidate:
     there:list # `Region`s, one of each picture, the most similar first
     effects:Effects # Of covering these
     close:int # How many of these are as similar as seven in ten of the group
+    seen:np.ndarray # In which of their pictures is the class not out of the question?
     same:bool # Are they the same thing?
 
     def helps(self, level):
-        "Does covering the regions, or the closest ones, help the true class, and not by little?"
-        def _p(e): return max(p_positive(e.fall), p_positive(e.true)) if len(e.true) and e.true.mean()>=.05 else 1.
-        return self.same and min(_p(self.effects), _p(self.effects[:self.close]))<level/2 # one of two tests
+        "Does covering the regions, or the closest ones, or those that tell, help the true class, and not by little?"
+        def _p(e): return max(p_positive(e.fall), p_positive(e.true)) if len(e.true)>=5 and e.true.mean()>=.05 else 1.
+        e = self.effects
+        return self.same and min(_p(e), _p(e[:self.close]), _p(e[self.seen]))<level/3 # one of three tests
 
 def _candidates(pics, c, groups, regions, eff, level, rng):
     "The groups of a class whose covering does more than at random, each with what looks like it elsewhere"
@@ -225,7 +227,9 @@ def _candidates(pics, c, groups, regions, eff, level, rng):
     found,eff_found = _elsewhere(pics, c, gs, regions, rng)
     def _one(g):
         there,close,same = _same_thing([regions[j] for j in g.members], found)
-        return _Candidate(g, [found[j] for j in there], eff_found[there], close, same)
+        own = [found[j] for j in there]
+        seen = pics.p[[r.row for r in own],c]>=.05 # elsewhere the class cannot fall
+        return _Candidate(g, own, eff_found[there], close, seen, same)
     return [_one(g) for g in gs]
 
 def _reasons(pics, found, regions, eff, vocab, level, level_same, few):
