@@ -444,6 +444,8 @@ def _notes(n, k, gone, drawn):
             "maps of pictures that are recognised, too."]
 
 # %% ../../nbs/interpret/11_report.ipynb #aa870821
+def _loss_text(v): return 'below 0.001' if 0<v<.001 else number_text(round(float(v), 3))
+
 @dataclasses.dataclass
 class _Page:
     "All that is on the page"
@@ -490,8 +492,9 @@ class _Page:
     def _records(self):
         "What the page's script knows of each picture without opening its block"
         def _one(i, name, text, b):
-            two,loss = any('actual' in o for o in b['maps'].values()),number_text(round(float(self.losses[i]), 3))
-            return dict(text, name=printable(name), number=self.numbers[i], loss=loss, size=b['size'], two=two)
+            two = any('actual' in o for o in b['maps'].values())
+            return dict(text, name=printable(name), number=self.numbers[i], loss=_loss_text(self.losses[i]),
+                        size=b['size'], two=two)
         return [_one(*o) for o in zip(self.idxs, self.interp._names(self.idxs), self.texts, self.blocks)]
 
     def html(self, recorder, audit, shortcuts, title):

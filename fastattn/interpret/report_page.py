@@ -131,8 +131,8 @@ dd { margin: 0; overflow-wrap: anywhere }
   .tile { border: 1px solid #999 }
   h2, h3, summary { break-after: avoid }
   .wide { overflow: visible }
-  .wide table { font-size: 8pt }
-  .wide td, .wide th { padding: 2px 4px; min-width: 0 }
+  .wide table { font-size: 7.5pt }
+  .wide td, .wide th { padding: 2px 3px; min-width: 0 }
   .matrix tbody th { position: static }
   .tiles, .both .tiles.pairs { grid-template-columns: repeat(3, 1fr) }
 }
