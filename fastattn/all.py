@@ -37,7 +37,9 @@ from .interpret.story import plot_before_after, plot_stories, tell
 from .interpret.compare import plot_methods
 from .interpret.interpretation import ClassificationInterpretation, Interpretation, SegmentationInterpretation
 from .interpret.shortcuts import find_shortcuts
-from .interpret import confused  # a method of `ClassificationInterpretation`
+from .interpret import confused, report  # methods of interpretations
+from .interpret.cleaner import HeatmapCleaner
+from .interpret.progress import compare_interps
 from .cli.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = [
@@ -55,6 +57,8 @@ __all__ = [
     # which map to believe
     'energy_inside', 'pointing_game', 'auc_inside', 'insertion', 'deletion', 'average_drop', 'road', 'grid_pointing',
     'sanity_check', 'audit_maps', 'find_shortcuts',
+    # mend the data
+    'HeatmapCleaner', 'compare_interps',
     # something to try it on
     'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',
 ]

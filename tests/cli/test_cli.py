@@ -27,7 +27,7 @@ def test_bad_arguments(tmp_path, args, says):
     r = run('fastattn_demo', '--out', tmp_path/'o', *args)
     assert r.returncode!=0 and says in r.stderr and 'Traceback' not in r.stderr and not (tmp_path/'o').exists()
 
-names = 'fastattn_demo','fastattn_train','fastattn_visualize','fastattn_audit'
+names = 'fastattn_demo','fastattn_train','fastattn_visualize','fastattn_audit','fastattn_report'
 
 @pytest.mark.parametrize('name', names)
 def test_help_loads_nothing_heavy(name):

@@ -11,7 +11,7 @@ def cleaner(root, base):
     c = HeatmapCleaner.__new__(HeatmapCleaner)
     files = sorted(f for f in root.rglob('*.png') if not f.name.startswith('.part-'))
     entries = [Entry(key_of(f, 0, False, root), f, [f.parent.name], False) for f in files]
-    c.made,c.root,c._widget,c.edits = Corrections(entries, root),root,None,Edits(base/'edits.json')
+    c.made,c.root,c._widget,c.several,c.edits = Corrections(entries, root),root,None,False,Edits(base/'edits.json')
     c._row = {e.key:i for i,e in enumerate(entries)}
     c._finish()
     return c

@@ -347,6 +347,16 @@ def _shortcuts_key(r):
     return (f"{hit['found']} of {hit['of']} shortcuts that cost 5 points or more are found; of {none['of']} classes "
             f"without one, {none['flagged']} are flagged")
 
+def _cleaner_key(r):
+    d,acc = r['cleaner']['found']['both sets'],r['cleaner']['accuracy']
+    return (f"Of the first {_percent(r['cleaner']['share'])} in the cleaner's order {_percent(d['cleaner'])} are wrong, "
+            f"in fastai's order by loss {_percent(d['loss'])}; mending them takes the accuracy from "
+            f"{acc['before']:.3f} to {acc['after']:.3f}")
+
+def _report_key(r):
+    p = r['report']['pages'][0]
+    return f"{p['pictures']} pictures with {p['maps']} maps are one page of {p['MB']:.0f} MB"
+
 def _public_commands(r): return [v['options'] for v in r['public'].values() if isinstance(v, dict) and 'options' in v]
 
 def _segmentation_commands(r):
@@ -372,6 +382,8 @@ benches = dict(
     public=Bench('A table as papers print it', _public_key, _public_commands),
     audit=Bench('Which map to believe, without masks', _audit_key),
     shortcuts=Bench('Shortcuts that were planted', _shortcuts_key),
+    cleaner=Bench('Wrong labels that were planted', _cleaner_key),
+    report=Bench('Reports', _report_key),
     vit_localise=Bench('Which map of a vision transformer is right', _vit_localise_key, _vit_localise_commands),
     dinov2=Bench('Rollout and outlier tokens', _dinov2_key),
     segmentation=Bench('Maps of segmentation networks', _segmentation_key, _segmentation_commands),
