@@ -48,12 +48,14 @@ def _similarity(own, others, k=5):
 def _same_thing(own, found):
     """Numbers of those of the regions `found` that look like `own`, one of each picture, the most similar first; how
     many of these are as similar as seven in ten of `own`; and whether they are the same thing"""
+    from scipy import stats
     if not found: return [],0,False
     mine,sims = _similarity(own, own),_similarity(own, found)
     floors = np.quantile(mine, [.1,.3,.5])
     there = first_of_each([j for j in np.argsort(-sims) if sims[j]>=floors[0]], found)
     _,close,half = ((sims[there]>=f).sum() for f in floors)
-    return there,close,half>=max(5, .4*len(there)) # .56 is expected of the same thing, and far less of a look-alike
+    # 5 in 9 are expected of the same thing, and far fewer of a look-alike
+    return there,close,half>=5 and stats.binom.cdf(half, len(there), 5/9)>=.05
 
 # %% ../../nbs/interpret/06_shortcuts.ipynb #eecb88a2
 def _apart(g, groups, regions, eff, n, level, few):
