@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['neighbour_doubt', 'linear_doubt', 'label_doubt', 'small_copies', 'near_duplicates']
 
-# %% ../../nbs/features/08_doubt.ipynb #ccf3edc0
+# %% ../../nbs/features/08_doubt.ipynb #4be4b0fd
 from fastai.vision.all import *
 from ..checks import *
 from .retrieval import *
 from PIL import Image
 
-# %% ../../nbs/features/08_doubt.ipynb #27333557
+# %% ../../nbs/features/08_doubt.ipynb #6ebef58c
 def _as_flags(y):
     "Labels as numbers 0 and 1, `(n,c)`"
     y = torch.as_tensor(np.asarray(y) if not isinstance(y, Tensor) else y).as_subclass(Tensor)
@@ -26,15 +26,19 @@ def neighbour_doubt(
     x:Tensor, # Embeddings `(n,d)`
     y, # Class numbers `(n,)`, or several labels for each, 0 and 1, `(n,c)`
     k:int=20, # Number of neighbours
-    rows:int=2048 # Number of pictures to compare at a time
+    rows:int=2048, # Number of pictures to compare at a time
+    among:int=20_000, # Largest number of pictures to compare with, chosen at random
+    seed:int=0 # Seed of the choice
 )->Tensor: # `(n,)`, the larger the more the neighbours disagree
     "How much the labels of the most similar pictures, weighted by the fourth power of their cosine, speak against each"
-    y,res = _as_flags(y),[]
-    k = min(k, len(x)-1)
-    for i in range(0, len(x), rows):
-        sims,idx = nearest(x, x[i:i+rows], k, without=list(range(i, min(i+rows, len(x)))))
+    y,res,n = _as_flags(y),[],len(x)
+    some = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:among].sort().values
+    at = torch.full((n,), -1).scatter(0, some, torch.arange(len(some))) # where each stands among these
+    k = min(k, len(some)-1)
+    for i in range(0, n, rows):
+        sims,idx = nearest(x[some], x[i:i+rows], k, without=at[i:i+rows].tolist())
         w = sims.clamp(min=0)**4+1e-9
-        res.append(_against((w[...,None]*y[idx]).sum(1)/w.sum(1, keepdim=True), y[i:i+rows]))
+        res.append(_against((w[...,None]*y[some[idx]]).sum(1)/w.sum(1, keepdim=True), y[i:i+rows]))
     return torch.cat(res)
 
 def linear_doubt(
@@ -65,7 +69,7 @@ def label_doubt(
     if len(x)<3: return torch.zeros(len(x))
     return (_ranks(neighbour_doubt(x, y))+_ranks(linear_doubt(x, y)))/2
 
-# %% ../../nbs/features/08_doubt.ipynb #8c8646fd
+# %% ../../nbs/features/08_doubt.ipynb #bc0215f6
 def small_copies(
     pics, # PIL images, any number; each is dropped before the next is read
     side:int=16 # Pixels

@@ -203,9 +203,9 @@ def rows(self:HeatmapCleaner,
     elif order=='shortcut': res = self._shortcut_rows()
     elif order=='edited': res = [self._row[k] for s in self.edits.steps[::-1] for k in s if k in self._row]
     else: res = np.argsort(-self.table[order].values, kind='stable').tolist()
-    labels,splits,now = self.table.labels,self.table.split,self.edits.now
-    if order=='edited': res = [i for i in dict.fromkeys(res) if self.table.key[i] in now]
-    keys = self.table.key
+    keys,labels,splits = (self.table[k].tolist() for k in ('key','labels','split')) # lists are faster
+    now = self.edits.now
+    if order=='edited': res = [i for i in dict.fromkeys(res) if keys[i] in now]
     def _there(i): return (split is None or splits[i]==split) and (cls is None or cls in labels[i] or
                                                                   cls in L(now.get(keys[i])))
     if order!='duplicates': return [i for i in res if _there(i)]
