@@ -120,7 +120,8 @@ class Corrections:
         df = pd.DataFrame([e.item for e in self.entries])
         labels,valid = [self.labels(e, decisions.get(e.key)) for e in self.entries],[e.valid for e in self.entries]
         col,write = self._column(df)
-        if col is not None: df[col] = [write(v) if v!=e.labels else old for v,e,old in zip(labels, self.entries, df[col])]
+        if col is not None:
+            df[col] = [old if v==e.labels else write(v) for v,e,old in zip(labels, self.entries, df[col])]
         elif (flags := self._flags(df)): df[flags] = [[int(c in (v or ())) for c in flags] for v in labels]
         else: df['label'] = [self.delim.join(v or ()) for v in labels]
         df = df.assign(is_valid=valid)[[v is not None for v in labels]]
@@ -142,7 +143,8 @@ class Corrections:
         "The columns that are classes, with 1 where an item has the label; [] if there are none"
         names = sorted({v for e in self.entries for v in e.labels})
         ok = self.several and all(n in df.columns for n in names)
-        return names if ok and all((df[n].astype(float)==[n in e.labels for e in self.entries]).all() for n in names) else []
+        def _agrees(n): return (df[n].astype(float)==[n in e.labels for e in self.entries]).all()
+        return names if ok and all(map(_agrees, names)) else []
 
 # %% ../../nbs/data/07_corrected.ipynb #8d4bdecb
 def new_folder(

@@ -126,8 +126,8 @@ class HeatmapCleaner:
         name:str # Its name
     ):
         "Add a class that the learner does not know, for pictures to be moved to"
-        if not isinstance(name, str) or not name.strip() or name[0]=='<' or set(name)&set('/\\\0') or name in ('.','..'):
-            raise ValueError(f"A class is named by a text that can be the name of a folder, not by {name!r}.")
+        bad = not isinstance(name, str) or not name.strip() or name[0] in '<.' or set(name)&set('/\\\0')
+        if bad: raise ValueError(f"A class is named by a text that can be the name of a folder, not by {name!r}.")
         if name in self.classes: return
         self.edits.about['classes'] = [*self.edits.about.get('classes', []), name]
         self.edits.save()
@@ -297,8 +297,9 @@ def _said(self:HeatmapCleaner, folder, now, moves):
     n = sum(v==delete for k,v in now.items() if k in self._row)
     m = sum(v not in (delete,later) for k,v in now.items() if k in self._row)
     def _pictures(k): return f"{k} picture{'' if k==1 else 's'}"
-    read = "" if self.made.tabular else f"; `ImageDataLoaders.from_csv({str(self.root)!r}, {str(folder/'labels.csv')!r}, "
-    if read: read += f"valid_col='is_valid'{f', label_delim={self.made.delim!r}' if self.several else ''})` reads it"
+    options = "valid_col='is_valid'" + (f", label_delim={self.made.delim!r}" if self.several else '')
+    read = f"; `ImageDataLoaders.from_csv({str(self.root)!r}, {str(folder/'labels.csv')!r}, {options})` reads it"
+    if self.made.tabular: read = ''
     return (f"{_pictures(n)} deleted from the set, {_pictures(m)} with other labels. {len(moves)} files were moved; "
             f"{str(folder/'labels.csv')!r} lists all that stay{read}. `restore()` puts all back.")
 
@@ -394,13 +395,14 @@ def plot(self:HeatmapCleaner,
     if not ids: raise ValueError("There is nothing to draw: no picture belongs there.")
     k = min(6, len(ids))
     high = math.ceil(len(ids)/k)
-    pics = {kind:[Image.open(io.BytesIO(b)) if b else None for b in self.pictures(ids, kind)] for kind in ('plain','pred')}
+    def _opened(kind): return [Image.open(io.BytesIO(b)) if b else None for b in self.pictures(ids, kind)]
+    plain,mapped = _opened('plain'),_opened('pred')
     with plain_text():
         fig,axs = plt.subplots(2*high, k, figsize=(k*size,high*(2*size+.75)), squeeze=False, layout='constrained')
         for ax in axs.flat: ax.axis('off')
         for j,i in enumerate(ids):
             a,b = axs[2*(j//k),j%k],axs[2*(j//k)+1,j%k]
-            for ax,im in zip((a,b), (pics['plain'][j],pics['pred'][j])):
+            for ax,im in zip((a,b), (plain[j],mapped[j])):
                 if im is not None: ax.imshow(im)
             r,now = self.table.iloc[i],self.edits[self.table.key[i]]
             a.set_title(f"{', '.join(r.labels)}{'' if now is None else f' -> {now}'}", fontsize=8.5,

@@ -280,7 +280,7 @@ def similar_groups(
             own = np.setdiff1d(own, inside)
     if len(own)<few: return res
     features,seen = np.stack([regions[j].feature for j in own]),[]
-    for dist in alike: # a thing may fall apart into small groups at one distance, and be merged with another at the next
+    for dist in alike: # a thing may fall apart at one distance, and be merged with another thing at the next
         tree = AgglomerativeClustering(None, metric='cosine', linkage='average', distance_threshold=dist)
         labels = tree.fit_predict(features)
         for js in (first_of_each(own[labels==k], regions) for k in range(labels.max()+1)):

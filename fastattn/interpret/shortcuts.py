@@ -264,7 +264,7 @@ def _row(pics, g, regions, eff, others, why, vocab, rng):
         share*(whole.right_random.mean()-whole.right.mean()), others, why)))
 
 def _told(gs, whys):
-    "Which groups to tell of: the usual ones, and `extra` ones that are suspicious and not much the same as another such"
+    "Which groups to tell of: the usual ones, and `extra` ones that are suspicious and unlike the others that are"
     res = [k for k,g in enumerate(gs) if not g.extra]
     for k,g in enumerate(gs):
         def _inside(o): return len(set(g.members)&set(gs[o].members))>.8*min(len(g.members), len(gs[o].members))

@@ -20,7 +20,8 @@ _style = """
 .fastattn-tiles button[aria-pressed=true]{background:__blue__;color:#fff;border-color:__blue__}
 .fastattn-tiles button:disabled{opacity:.45}
 .fastattn-tiles .grid{display:flex;flex-wrap:wrap;gap:8px;max-height:640px;overflow:auto;padding:4px}
-.fastattn-tiles figure{margin:0;padding:4px;border:2px solid transparent;border-radius:6px;width:var(--w);cursor:pointer}
+.fastattn-tiles figure{margin:0;padding:4px;border:2px solid transparent;border-radius:6px;width:var(--w);
+  cursor:pointer}
 .fastattn-tiles figure:focus-visible{outline:3px solid __blue__}
 .fastattn-tiles figure[aria-selected=true]{background:rgba(0,114,178,.16)}
 .fastattn-tiles figure.edited{border-color:__orange__}
@@ -31,7 +32,8 @@ _style = """
 .fastattn-tiles img{width:100%;height:100%;object-fit:contain}
 .fastattn-tiles figcaption{font-size:13px;overflow-wrap:anywhere}
 .fastattn-tiles figcaption select{width:100%}
-.fastattn-tiles .name{color:#767676;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden}
+.fastattn-tiles .name{color:#767676;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;
+  overflow:hidden}
 .fastattn-tiles .say{min-height:1.4em}
 .fastattn-tiles .keys{color:#767676;font-size:13px}
 """
