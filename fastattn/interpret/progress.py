@@ -165,8 +165,8 @@ def _column(self:Progress, fig, title, idxs, pics, maps, alpha):
     "Draw the pictures of one kind, each with the map before above that after"
     axs = fig.subplots(2, len(idxs), squeeze=False)
     fig.suptitle(title, x=.01, ha='left', fontsize=11, weight='bold')
-    for row,interp,hs,word in zip(axs, (self.before,self.after), maps, ('was','now')):
-        for ax,i,pic,h in zip(row, idxs, pics, hs):
+    for row,interp,seen,hs,word in zip(axs, (self.before,self.after), pics, maps, ('was','now')):
+        for ax,i,pic,h in zip(row, idxs, seen, hs):
             h.show(ax, pic, alpha)
             says = textwrap.shorten(f'{word}: {_said(interp._answers(), i)}', 34, placeholder=' …')
             ax.set_title(says+('\n(empty map)' if h.is_empty else ''), fontsize=9.5)
@@ -199,7 +199,7 @@ def plot(self:Progress,
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*(are|is) empty')
         maps = [[o.heatmaps(idxs, method, layer=layer, **kwargs) for o in (self.before,self.after)] for _,idxs in kinds]
-    pics = [self.after._seen(idxs) for _,idxs in kinds]
+    pics = [[o._seen(idxs) for o in (self.before,self.after)] for _,idxs in kinds] # each as its model sees it
     wide = max(len(idxs) for _,idxs in kinds)
     with plain_text():
         fig = plt.figure(figsize=(size*wide,len(kinds)*(2*size+1.2)), layout='constrained')
