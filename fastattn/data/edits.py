@@ -12,7 +12,8 @@ from ..image.files import *
 # %% ../../nbs/data/06_edits.ipynb #6802bbdb
 _kind = f'{generator} edits 1'
 
-def _is_decision(v): return v is None or isinstance(v, str) or isinstance(v, list) and all(isinstance(o, str) for o in v)
+def _is_decision(v):
+    return v is None or isinstance(v, str) or isinstance(v, list) and all(isinstance(o, str) for o in v)
 
 def _is_step(o):
     return isinstance(o, dict) and o and all(isinstance(p, list) and len(p)==2 and all(map(_is_decision, p))

@@ -27,7 +27,6 @@ from .shortcuts import *
 from .confused import *
 from .report_page import *
 from importlib import metadata
-from PIL import features
 from collections import Counter
 import base64,dataclasses,datetime,io,platform,warnings
 
@@ -150,6 +149,7 @@ def picture_data(
     "A picture as text that a page can hold"
     pic = pic.convert('RGB')
     pic.thumbnail((side,side))
+    from PIL import features
     kind,b = 'webp' if features.check('webp') else 'jpeg',io.BytesIO()
     pic.save(b, format=kind, quality=82)
     return f'data:image/{kind};base64,{base64.b64encode(b.getvalue()).decode()}'
