@@ -226,7 +226,7 @@ def fastattn_audit(
     run_audit(data_folder, out, checkpoint, names, n, seed, masks, pick_device(device), overwrite)
 
 # %% ../../nbs/cli/09_commands.ipynb #edf159ff
-@command
+@command()
 def fastattn_report(
     data_folder:Annotated[str, "A folder with a folder of pictures for each class", _folder],
     out:str='output/report.html', # The page
