@@ -56,3 +56,39 @@ def test_killed_anywhere(tmp_path):
     c = cleaner(root, base) # completes what was stopped
     if c.edits.about.get('applied'): c.restore()
     assert {f.relative_to(root).as_posix():f.read_text() for f in root.rglob('*.png')}==before
+
+def test_items_that_are_no_files(tmp_path):
+    "Arrays with their labels: drawn and edited like files; what is applied is a table, since nothing can be moved"
+    import numpy as np, pandas as pd
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, IndexSplitter, ItemGetter
+    from fastattn.data.demo import demo_arch
+    from fastattn.models.learners import attention_learner
+    rng = np.random.default_rng(0)
+    items = [(rng.integers(0, 255, (32,32,3), dtype=np.uint8),'ab'[i%2]) for i in range(24)]
+    block = DataBlock((ImageBlock,CategoryBlock), getters=[ItemGetter(0),ItemGetter(1)],
+                      splitter=IndexSplitter(range(16, 24)))
+    dls = block.dataloaders(items, bs=8, num_workers=0, path=tmp_path)
+    c = HeatmapCleaner(attention_learner(dls, demo_arch, pretrained=False))
+    assert all(b[:2]==b'\xff\xd8' for kind in ('plain','pred') for b in c.pictures([0,20], kind))
+    c.edit('train 3', 'a')
+    c.edit(20, '<Delete>')
+    assert 'train 3' in c.edits.now and '0 files were moved' in c.apply(tmp_path/'out')
+    df = pd.read_csv(tmp_path/'out'/'labels.csv')
+    assert len(df)==23 and df.label[df.name=='train 3'].item()=='a' and 'valid 4' not in set(df.name)
+    assert '0 files' in c.restore() and len(c.edits)==2
+
+@pytest.mark.skipif(hasattr(os, 'geteuid') and os.geteuid()==0, reason='root may write everywhere')
+def test_read_only_folder(tmp_path):
+    "Nothing moves, and the error names the folder"
+    root,base = tmp_path/'set',tmp_path/'base'
+    base.mkdir()
+    for c in 'ab':
+        (root/c).mkdir(parents=True)
+        (root/c/'1.png').write_text(c)
+    c = cleaner(root, base)
+    c.edit(0, '<Delete>')
+    (root/'a').chmod(0o555)
+    try:
+        with pytest.raises(PermissionError, match='nothing was moved'): c.apply(base/'out')
+    finally: (root/'a').chmod(0o755)
+    assert (root/'a'/'1.png').exists() and 'applying' not in c.edits.about

@@ -212,6 +212,16 @@ def test_every_control(page):
         assert p.is_visible('#large') and p.is_disabled('#large-before')
         p.keyboard.press('ArrowRight')
         assert p.inner_text('#large-where').startswith('2 of')
+        for button,at in (('before','1 of'), ('after','2 of')):
+            p.click(f'#large-{button}')
+            assert p.inner_text('#large-where').startswith(at)
+        p.click('#large-close')
+        assert not p.is_visible('#large')
+        p.evaluate('window.print = () => { window.printed = true }')
+        p.click('#print')
+        p.wait_for_function('window.printed')
+        p.focus('#top-pictures .open >> nth=0')
+        p.keyboard.press('Enter')
         p.keyboard.press('Escape')
         assert not p.is_visible('#large')
         assert p.evaluate("document.activeElement.className")=='open' # the focus returns
