@@ -83,7 +83,7 @@ def driven(lab, folder):
         def run():
             page.get_by_text('Run', exact=True).first.click()
             page.get_by_text('Run All Cells', exact=True).first.click()
-            try: page.wait_for_selector('.fastattn-tiles figure', timeout=120_000)
+            try: page.wait_for_selector('.fastattn-tiles figure', timeout=240_000)
             except Exception:
                 if shots: page.screenshot(path=shots/'failed.png')
                 raise AssertionError('no tiles; the page says: '+page.locator('.jp-Notebook').inner_text()[-1500:])
