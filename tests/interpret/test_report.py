@@ -3,16 +3,16 @@ comparison of two models on the same pictures."""
 import base64, importlib.util, json, re, shutil
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, L, Learner, MSELossFlat,
-                               MultiCategoryBlock, Path, PointBlock, RandomSplitter, RegressionBlock, get_image_files,
-                               parent_label, set_seed)
+from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, ImageDataLoaders, L,
+                               Learner, MSELossFlat, MultiCategoryBlock, Path, PointBlock, RandomSplitter,
+                               RegressionBlock, get_image_files, parent_label, set_seed)
 from fastattn.all import *
 from fastattn.data.demo import *
 from fastattn.image.files import is_ours
 from fastattn.interpret.progress import compare_interps, mcnemar
-from fastattn.interpret.report import wilson_interval # `report`
+from fastattn.interpret.report_tables import wilson_interval
 from fastattn.interpret import report_page
 
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -123,6 +123,27 @@ def test_pictures_that_vanish(tmp_path):
     assert '1 picture could not be read' in text and gone.name in text
     assert sorted(p['number'] for p in data['pictures'])==[i for i in range(12) if i!=3]
     for f in interp.dl.items: f.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError, match='None of the pictures'): interp.report(tmp_path/'other')
+
+@pytest.mark.parametrize('pref', ['folder','column'])
+def test_rows_whose_pictures_vanish(pref, tmp_path):
+    "Of a `DataFrame` with names in a folder, and with paths"
+    rows = []
+    for i,f in enumerate(get_image_files(demo_path(n=160)/'train')[:24]):
+        fn = Path(shutil.copy(f, tmp_path/f'{i}.png'))
+        rows.append((fn.name if pref=='folder' else str(fn), parent_label(f)))
+    df = pd.DataFrame(rows, columns=['file','label'])
+    set_seed(2)
+    dls = ImageDataLoaders.from_df(df, tmp_path if pref=='folder' else '/', bs=8, num_workers=0, valid_pct=.5, seed=1,
+                                   **({} if pref=='folder' else dict(pref='')))
+    with (learn := Learner(dls, demo_arch(n_out=8))).no_bar():
+        interp = ClassificationInterpretation.from_learner(learn)
+    gone = Path(interp.dl.items.iloc[2]['file']).name
+    (tmp_path/gone).unlink()
+    text = interp.report(tmp_path/'page').read_text(encoding='utf-8')
+    assert '1 picture could not be read' in text and f'left out: {gone}' in text
+    assert sorted(p['number'] for p in held(text)['pictures'])==[i for i in range(12) if i!=2]
+    for f in tmp_path.glob('*.png'): f.unlink()
     with pytest.raises(FileNotFoundError, match='None of the pictures'): interp.report(tmp_path/'other')
 
 def test_bad_input(demo, tmp_path, monkeypatch):
@@ -237,6 +258,35 @@ def test_every_control(page):
     browsed(page, _use)
 
 @in_browser
+def test_large_picture(page):
+    "Previous, Next and Close, the opacity beside them, and a click beside the dialog"
+    def _use(p):
+        p.click('#top-pictures .open >> nth=1')
+        name = p.inner_text('#large-name')
+        assert p.inner_text('#large-where').startswith('2 of') and p.is_enabled('#large-before')
+        p.wait_for_selector('#large-views canvas')
+        p.click('#large-after')
+        assert p.inner_text('#large-where').startswith('3 of') and p.inner_text('#large-name')!=name
+        p.click('#large-before')
+        assert p.inner_text('#large-name')==name
+        p.click('#large-before')
+        assert p.is_disabled('#large-before') and p.inner_text('#large-where').startswith('1 of')
+        n = int(p.inner_text('#large-where').split()[-1])
+        for _ in range(n-1): p.click('#large-after')
+        assert p.is_disabled('#large-after') and p.inner_text('#large-where')==f'{n} of {n}'
+        p.focus('#large .opacity')
+        p.keyboard.press('Home')
+        assert p.inner_text('#large-where')==f'{n} of {n}' # an arrow key moves the slider only
+        assert p.evaluate("getComputedStyle(document.querySelector('#large canvas')).opacity")=='0'
+        assert p.input_value('.bar .opacity')=='0'
+        p.click('#large-close')
+        assert not p.is_visible('#large')
+        p.click('#top-pictures .open >> nth=0')
+        p.mouse.click(3, 450)
+        assert not p.is_visible('#large')
+    browsed(page, _use)
+
+@in_browser
 def test_lazy(page):
     "Pictures far from the screen are not decoded, and dropped when they have left it"
     def _use(p):
@@ -289,15 +339,40 @@ def test_epochs(tmp_path):
     browsed(path, _use)
 
 @in_browser
-def test_print(page, tmp_path):
-    "All that is open on the page is drawn on paper, without the controls"
+def test_print(page):
+    "All of the page is drawn on paper, without the controls; classes are opened for it, and folded again"
     def _use(p):
+        p.click('details.class summary >> nth=1')
+        p.wait_for_selector('details[open] .tile img')
+        p.evaluate("window.print = () => { window.printed = document.querySelectorAll('details[open]').length }")
+        p.click('#print')
+        p.wait_for_function('window.printed')
+        n = p.locator('details.class').count()
+        assert p.evaluate('printed')==n and p.locator('.tile').count()==p.locator('.tile:has(img)').count()
+        p.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert p.locator('details[open]').count()==1 and p.locator('details[open] >> nth=0').is_visible()
+        p.wait_for_selector('details:not([open]) .tile img', state='detached')
         p.emulate_media(media='print')
         p.evaluate("dispatchEvent(new Event('beforeprint'))")
         p.wait_for_timeout(500)
-        assert p.locator('.tile').count()==p.locator('.tile:has(img)').count() and not p.is_visible('.bar')
+        assert p.locator('details[open]').count()==n and p.locator('.tile').count()==p.locator('.tile:has(img)').count()
+        assert not p.is_visible('.bar') and not p.is_visible('nav')
         return len(p.pdf())
     assert browsed(page, _use)>50_000
+
+@in_browser
+def test_wide_tables_on_paper(page, tmp_path):
+    "Neither a matrix of 40 classes nor a table of many columns runs over a page of A4"
+    names = {f:f'{parent_label(f)} number {i%5}' for i,f in enumerate(get_image_files(demo_path(n=160)))}
+    many = small(CategoryBlock(sorted({*names.values()})), lambda f: names[f], 40, None, L(list(names)))
+    columns = {f'a long heading {i}':['words that are wrapped','nothing_to_wrap_at',i] for i in range(14)}
+    path = many.report(tmp_path/'page', k=12, audit=pd.DataFrame(columns))
+    def _use(p):
+        p.emulate_media(media='print')
+        right = p.eval_on_selector_all('.wide table', 'ts => ts.map(t => t.getBoundingClientRect().right)')
+        return [p.evaluate('document.documentElement.scrollWidth'), *right]
+    assert '<th scope="col" class="turn">' in path.read_text(encoding='utf-8')
+    for o in (path,page): assert max(browsed(o, _use, viewport=dict(width=718, height=1000)))<=718 # 19 cm
 
 def test_intervals():
     statsmodels = [(8,10,.4902,.9433),(0,20,0,.1611),(45,50,.7864,.9565)] # of its `proportion_confint(.., 'wilson')`
