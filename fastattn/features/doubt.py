@@ -34,11 +34,11 @@ def neighbour_doubt(
     y,res,n = _as_flags(y),[],len(x)
     some = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:among].sort().values
     at = torch.full((n,), -1).scatter(0, some, torch.arange(len(some))) # where each stands among these
-    k = min(k, len(some)-1)
+    others,theirs,k = x[some],y[some],min(k, len(some)-1)
     for i in range(0, n, rows):
-        sims,idx = nearest(x[some], x[i:i+rows], k, without=at[i:i+rows].tolist())
+        sims,idx = nearest(others, x[i:i+rows], k, without=at[i:i+rows].tolist())
         w = sims.clamp(min=0)**4+1e-9
-        res.append(_against((w[...,None]*y[some[idx]]).sum(1)/w.sum(1, keepdim=True), y[i:i+rows]))
+        res.append(_against((w[...,None]*theirs[idx]).sum(1)/w.sum(1, keepdim=True), y[i:i+rows]))
     return torch.cat(res)
 
 def linear_doubt(

@@ -23,12 +23,11 @@ from ..data.moves import *
 from ..data.edits import *
 from ..data.corrected import *
 from ..features.doubt import *
-from .top_losses import *
 from .interpretation import *
 from .tiles import *
 from collections import OrderedDict
 from PIL import Image
-import dataclasses,io,warnings
+import io,warnings
 
 # %% ../../nbs/interpret/09_cleaner.ipynb #fcde6bec
 _splits = 'Train','Valid'
@@ -174,10 +173,9 @@ def duplicates(self:HeatmapCleaner)->list: # Lists of row numbers of `table`
         read = reading(self.learn)
         with Bar(len(self)) as bar:
             def _pics():
-                for o in self.items:
+                for i in range(len(self)):
                     bar.step()
-                    try: yield to_picture(read.open([o])[0].x)
-                    except (OSError,ValueError): yield Image.new('L', (16,16)) # vanished, or not readable any more
+                    yield self._open(i, read) or Image.new('L', (16,16)) # of one colour, so like no other
             self._groups = near_duplicates(small_copies(_pics()))
     return self._groups
 
@@ -199,10 +197,9 @@ def rows(self:HeatmapCleaner,
     one_of(orders, order=order)
     if split is not None: one_of(_splits, split=split)
     if cls is not None: one_of(self.classes, cls=cls)
-    if order=='duplicates': res = [i for g in self.duplicates() for i in g]
-    elif order=='shortcut': res = self._shortcut_rows()
+    if order=='shortcut': res = self._shortcut_rows()
     elif order=='edited': res = [self._row[k] for s in self.edits.steps[::-1] for k in s if k in self._row]
-    else: res = np.argsort(-self.table[order].values, kind='stable').tolist()
+    elif order!='duplicates': res = np.argsort(-self.table[order].values, kind='stable').tolist()
     keys,labels,splits = (self.table[k].tolist() for k in ('key','labels','split')) # lists are faster
     now = self.edits.now
     if order=='edited': res = [i for i in dict.fromkeys(res) if keys[i] in now]
@@ -355,16 +352,17 @@ def pictures(self:HeatmapCleaner,
 
 @patch
 def _drawn(self:HeatmapCleaner, ids, kind):
-    pics = [self._open(i) for i in ids]
+    read = reading(self.learn)
+    pics = [self._open(i, read) for i in ids]
     if kind=='plain': return [b'' if p is None else _jpeg(p, self.height) for p in pics]
     there = [k for k,p in enumerate(pics) if p is not None]
     maps = dict(zip(there, self._maps([ids[k] for k in there], kind))) if there else {}
     return [b'' if p is None else _jpeg(maps[k].overlay(p), self.height) for k,p in enumerate(pics)]
 
 @patch
-def _open(self:HeatmapCleaner, i):
-    "A picture as the learner opens it; None if it has vanished"
-    try: return to_picture(reading(self.learn).open([self.items[i]])[0].x)
+def _open(self:HeatmapCleaner, i, read):
+    "A picture as the learner opens it; None if it has vanished, or is not readable any more"
+    try: return to_picture(read.open([self.items[i]])[0].x)
     except (OSError,ValueError): return
 
 @patch
