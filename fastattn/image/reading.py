@@ -97,6 +97,18 @@ class Reader:
                              "through the model together need one.")
         return torch.stack(xs)
 
+    def collated(self,
+        items:list # `Item`s
+    ): # What `finished` takes
+        "A batch as a worker process makes it"
+        return self(items)
+
+    def finished(self,
+        b # From `collated`
+    ): # As `__call__` returns it
+        "The batch that a worker process has begun"
+        return b
+
     def _prepared(self, pic):
         "A picture after the user's transform"
         try: x = self.prep(pic)
@@ -254,9 +266,19 @@ class LearnerReader(Reader):
         like:Item=None # Read PIL images as if they were this item
     ): # `(n,c,h,w)`, or a tuple of inputs if the learner has several
         "Make a batch with the learner's `test_dl`"
+        items = self._items(pics, like)
+        dl = self._loader(items, like)
+        with self._naming(): b = first(dl)
+        return self._inputs(b, like)
+
+    def _items(self, pics, like=None):
         items = [o if isinstance(o, Item) else self._open(o) if like is None else _cast(o, like) for o in pics]
         if len({o.stage for o in items})>1:
             raise ValueError("The pictures are of several kinds, such as files and images; give those of one kind.")
+        return items
+
+    def _loader(self, items, like=None):
+        "A loader of one batch of `Item`s"
         kwargs = dict(bs=len(items), num_workers=0)
         if self.n_inp>1: dl = self._several(items, like, **kwargs)
         else:
@@ -264,11 +286,34 @@ class LearnerReader(Reader):
             dl = self.learn.dls.test_dl([o.x for o in items], **stage, **kwargs)
         # `bb_pad` pads the boxes of a batch, and fails on pictures without boxes
         dl.before_batch = Pipeline([f for f in dl.before_batch.fs if getattr(f, 'name', '')!='bb_pad'])
-        try: b = first(dl)
+        return dl
+
+    @contextmanager
+    def _naming(self):
+        "Say what is wrong where a data set reads pictures in a way that is not known"
+        try: yield
         except (TypeError,AttributeError) as e:
             if self.pipe is not None: raise
             raise ValueError("How the learner's own data set reads a picture is not known, since it is none of "
                              "fastai's `Datasets`; pass a batch, or `prep=` a transform to (c,h,w).") from e
+
+    def collated(self,
+        items:list # `Item`s
+    )->tuple: # Tensors on the CPU
+        "A batch without the batch transforms, as a loader's worker process makes it; `finished` does the rest"
+        dl = self._loader(items)
+        dl.before_iter()
+        with self._naming(): return first(dl.create_batches(range(len(items))))
+
+    def finished(self,
+        b:tuple # From `collated`
+    ): # As `__call__` returns it
+        "A batch on the learner's device, with the batch transforms"
+        dl = self.learn.dls.valid
+        dl.before_iter()
+        return self._inputs(dl.after_batch(to_device(b, dl.device)))
+
+    def _inputs(self, b, like=None):
         if self.n_inp>1 and like is None: return tuple(b[:self.n_inp])
         return b if isinstance(b, Tensor) else b[0]
 
@@ -277,21 +322,27 @@ class LearnerReader(Reader):
         x:Tensor=None, # The batch `(1,c,h,w)` that was made of it; None makes one if needed
         most:int=None # Longest side of the copy to measure on, in pixels; None measures a large picture on a megapixel
     ): # See `placement`; None if the model's input cannot be located on a photograph
-        "Where the model's input lies in a picture; known without measuring if the picture is only squeezed"
-        if x is None or not self.squeezes(item): return super().place(item, x, most)
-        return (1/x.shape[-1],0),(1/x.shape[-2],0)
+        "Where the model's input lies in a picture; known without measuring if it is only squeezed or cropped"
+        f = self._only_resize(item)
+        if f is None or f.method==ResizeMethod.Pad: return super().place(item, x, most)
+        return _cropped(item.size, f.size) if f.method==ResizeMethod.Crop else ((1/f.size[0],0),(1/f.size[1],0))
 
     def squeezes(self,
         item:Item # One picture
     )->bool: # False also if that is not known
         "Do the validation transforms only squeeze the whole picture into one size?"
-        if self.n_inp>1 or not item.is_photo: return False
+        f = self._only_resize(item)
+        return f is not None and f.method==ResizeMethod.Squish
+
+    def _only_resize(self, item):
+        "The `Resize` among the validation transforms; None if others may move pixels, too"
+        if self.n_inp>1 or not item.is_photo: return None
         dl = self.learn.dls.valid
         fs = [*self.fs[item.stage:], *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs]
         fs = [f for f in fs if f.split_idx!=0] # without those for training only
-        sizes = [f for f in fs if type(f) is Resize and f.method==ResizeMethod.Squish]
+        sizes = [f for f in fs if type(f) is Resize]
         known = all(f in sizes or type(f) in (ToTensor,IntToFloatTensor,Normalize) for f in fs)
-        return known and len(sizes)==1
+        return sizes[0] if known and len(sizes)==1 else None
 
     def _several(self, items, like, **kwargs):
         "A loader of all inputs of a learner that has several; for test pictures `like` an item, of the image alone"
@@ -317,6 +368,12 @@ class LearnerReader(Reader):
         try: x = self.learn.dls.valid.after_batch.decode((x,))[0]
         except (RuntimeError,ValueError,TypeError,IndexError): pass # statistics of other inputs: show x as it is
         return [to_picture(o) for o in x]
+
+def _cropped(size, to):
+    "The placement of fastai's `Resize` to width and height `to`, which crops the middle of a picture of this size"
+    s = min(a/b for a,b in zip(size, to))
+    cut = [int(s*b) for b in to] # as in `Resize.encodes`
+    return tuple((c/(b*a), int(.5*(a-c))/a) for a,b,c in zip(size, to, cut))
 
 def _cast(pic, like):
     "A test picture in the mode and class of the photograph `like`"
