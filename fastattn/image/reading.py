@@ -97,6 +97,10 @@ class Reader:
                              "through the model together need one.")
         return torch.stack(xs)
 
+    still = True # do the batch transforms leave pixels where they are, so that a placement is known without them?
+
+    def _measured(self, pics, like): return self(pics, like)
+
     def collated(self,
         items:list # `Item`s
     ): # What `finished` takes
@@ -141,9 +145,9 @@ class Reader:
         key = item.size,small,type(item.x),item.x.mode,item.stage
         if len(self._places)>1000: self._places.clear()
         if key not in self._places:
-            if small!=item.size and not self._copy_is_alike(item, x, small): small = item.size
+            if small!=item.size and not self._copy_is_alike(item, small): small = item.size
             # the learner's own transforms may fail on a test picture
-            try: self._places[key] = placement(partial(self, like=item), small)
+            try: self._places[key] = placement(partial(self._measured, like=item), small)
             except _failures: self._places[key] = None
         return self._places[key]
 
@@ -153,11 +157,11 @@ class Reader:
         "Do the transforms only squeeze the whole picture into one size?"
         return False
 
-    def _copy_is_alike(self, item, x, size):
+    def _copy_is_alike(self, item, size):
         "Does the model see the same part of the picture if it is given a copy of this width and height?"
         try:
-            x = self([item], like=item) if x is None else x
-            return alike(x, self([item.x.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)], like=item))
+            small = item.x.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)
+            return alike(self._measured([item], like=item), self._measured([small], like=item))
         except _failures: return False
 
     def drawn(self,
@@ -301,9 +305,22 @@ class LearnerReader(Reader):
         items:list # `Item`s
     )->tuple: # Tensors on the CPU
         "A batch without the batch transforms, as a loader's worker process makes it; `finished` does the rest"
-        dl = self._loader(items)
+        return self._collated(items)
+
+    def _collated(self, items, like=None):
+        dl = self._loader(items, like)
         dl.before_iter()
         with self._naming(): return first(dl.create_batches(range(len(items))))
+
+    @property
+    def still(self)->bool: # True for fastai's normalisation
+        "Do the batch transforms leave pixels where they are, so that a placement is known without them?"
+        fs = [f for f in self.learn.dls.valid.after_batch.fs if f.split_idx!=0] # without those for training only
+        return all(type(f) in (ToTensor,IntToFloatTensor,Normalize) for f in fs)
+
+    def _measured(self, pics, like):
+        "A batch of test pictures, not on the device where that makes no difference"
+        return self._inputs(self._collated(self._items(pics, like), like), like) if self.still else self(pics, like)
 
     def finished(self,
         b:tuple # From `collated`
