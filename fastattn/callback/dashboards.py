@@ -13,6 +13,7 @@ import io,sys
 # %% ../../nbs/callback/03_dashboards.ipynb #549ad09e
 def _callback(learn, name):
     "The learner's callback whose class is called `name`; the package that it writes to is not imported"
+    if rank_distrib(): return # of several processes, one writes
     return next((c for c in learn.cbs if name in [k.__name__ for k in type(c).__mro__]), None)
 
 def _tensorboard(learn):

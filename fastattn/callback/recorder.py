@@ -16,6 +16,7 @@ from ..core.layers import *
 from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
+from ..core.processes import *
 from ..attention.tokens import *
 from .saved import *
 from .statistics import *
@@ -68,12 +69,13 @@ class AttentionRecorder(SavedMixin, StatisticsMixin, WatchedMixin, Callback):
         self._close()
         self._leave_epochs()
         self._flush()
-        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        training = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        if training: self._check_settings() # on every rank, so that none waits for one that has stopped
+        self.run = training and rank_distrib()==0
         self._in_epoch = self._validated = self._failed = self._has_heads = False
         if not self.run: return
         self._forget_unfinished()
         self._record_once()
-        self._check_settings()
         self._attempt(self._prepare)
         if not self._failed and (self.layer is not None or self.kwargs): self._check_options()
         self._guard_epoch()
@@ -145,7 +147,7 @@ def _check_settings(self:AttentionRecorder):
 @patch
 def _check_options(self:AttentionRecorder):
     "Raise an error where a layer or an option of the heatmaps that the user has named does not exist"
-    with images_of(unwrap(self.model), self.inputs, self.learn) as x:
+    with undivided(self.learn), images_of(unwrap(self.model), self.inputs, self.learn) as x:
         e = pick_method(self.method, unwrap(self.model), self.target=='actual', x)
         if self.layer is not None and e.layers is None and e.trace is None and not e.pixels:
             candidates(self.model, x).find(self.layer)
@@ -177,17 +179,6 @@ def _record_once(self:AttentionRecorder):
     if len(same)<2: return
     warn("The same AttentionRecorder was given to the learner twice; it records once.")
     self.learn.cbs = L(c for i,c in enumerate(self.learn.cbs) if i not in same[1:])
-
-@patch
-def _attempt(self:AttentionRecorder, f):
-    "What `f` returns, or None if it fails; the first failure in a fit gives a warning"
-    try: return f()
-    except Exception as e:
-        if not self._failed:
-            lost = 'heatmaps' if self.names else 'statistics or heatmaps'
-            if self.names is None and self.watched is None: lost = 'heatmaps' # the layers can still be found in a batch
-            warn(f"The training goes on, but AttentionRecorder records no {lost}: {reason(e)}.")
-        self._failed = True
 
 @patch
 def _prepare(self:AttentionRecorder):
@@ -279,7 +270,10 @@ def to_gif(self:AttentionRecorder,
     cmap=None, # See `Heatmap.overlay`
     overwrite:bool=False # Replace a file that exists?
 )->Path: # The file
-    "Write an animation of the watched images, a frame for each epoch; raises `FileExistsError` where `path` exists"
+    """Write an animation of the watched images, a frame for each epoch; raises `FileExistsError` where `path` exists
+
+    As with `save`, nothing happens on a rank other than 0."""
+    if rank_distrib(): return Path(path)
     refuse_overwrite(path, overwrite)
     frames = [self._frame(e, size, alpha, cmap) for e in self._some_epochs(len(self.snapshots))]
     return write_gif(frames, path, fps, overwrite)

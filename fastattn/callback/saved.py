@@ -40,8 +40,10 @@ class SavedMixin:
     )->Path: # The folder
         """Write what was recorded into the folder `path`, completely or not at all
 
-        Raises `FileExistsError` if it exists; with `overwrite`, only if it is something other than a saved record."""
+        Raises `FileExistsError` if it exists; with `overwrite`, only if it is something other than a saved record.
+        As with `learn.save`, nothing happens on a rank other than 0."""
         from safetensors.torch import save_file
+        if rank_distrib(): return Path(path)
         path = refuse_overwrite(path, overwrite)
         maps = {f'map.{e}':h for e,h in self.snapshots.items()} | {f'raw.{e}':h.raw for e,h in self.snapshots.items()}
         cfg = {k:getattr(self, k) for k in (*self._settings,'epochs','iters','labels','titles')}

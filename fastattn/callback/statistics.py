@@ -15,6 +15,7 @@ from ..core.grids import *
 from ..core.layers import *
 from ..core.registry import *
 from ..core.inputs import *
+from ..core.processes import *
 from ..attention.heads import *
 import collections
 
@@ -143,7 +144,10 @@ def is_compiled(
 def _pass_beside(self:StatisticsMixin):
     "Record the statistics of a second forward pass on the current batch"
     model = unwrap(self.model)
-    with unchanged(model, self.learn), torch.no_grad(): self._record(model, *self.xb)
+    with unchanged(model, self.learn), torch.no_grad():
+        for m in model.modules(): # in training mode it would wait for the other ranks, which run no second pass
+            if isinstance(m, nn.SyncBatchNorm): m.forward = partial(nn.BatchNorm1d.forward, m)
+        self._record(model, *self.xb)
 
 # %% ../../nbs/callback/01_statistics.ipynb #b005b857
 @patch
@@ -205,6 +209,7 @@ def plot_stats(self:StatisticsMixin,
     "Plot each statistic of the recorded layers over batches; raises `ValueError` where nothing is recorded"
     df = self.stats
     if df.empty:
+        check_rank()
         raise ValueError("Nothing is recorded yet: train the Learner that this AttentionRecorder was added to.")
     df = _rows_of(df, layers)
     columns = [c for c in STATS if df[c].notna().any()]
@@ -233,6 +238,8 @@ def plot_heads(self:StatisticsMixin,
     figsize:tuple=(9,3.2) # Inches
 )->plt.Figure: # A line for each head, a colour for each layer
     "Plot entropy and attention distance of every head over batches; raises `ValueError` where no heads are recorded"
-    if self.heads.empty: raise ValueError("No heads are recorded: the model has no attention that can be seen, "
-        "or it has not been trained with this AttentionRecorder yet.")
+    if self.heads.empty:
+        check_rank()
+        raise ValueError("No heads are recorded: the model has no attention that can be seen, or it has not been "
+                         "trained with this AttentionRecorder yet.")
     return plot_head_stats(_rows_of(self.heads, layers), figsize)

@@ -16,6 +16,7 @@ from ..core.hooks import *
 from ..core.inputs import *
 from ..core.pipeline import *
 from ..core.labels import *
+from ..core.processes import *
 from ..metrics.localisation import *
 import textwrap,typing,weakref
 
@@ -120,8 +121,10 @@ def _snapshot(self:WatchedMixin):
 @patch
 def _some_epochs(self:WatchedMixin, n):
     "At most `n` of the recorded epochs, evenly spaced, with the first and the last"
-    if not self.snapshots: raise ValueError("No heatmap is recorded yet: train the Learner that this AttentionRecorder "
-        "was added to (with `watch` above 0).")
+    if not self.snapshots:
+        check_rank()
+        raise ValueError("No heatmap is recorded yet: train the Learner that this AttentionRecorder was added to (with "
+                         "`watch` above 0).")
     es = sorted(self.snapshots)
     return [es[i] for i in sorted({round(o) for o in np.linspace(0, len(es)-1, min(n,len(es)))})]
 
@@ -196,9 +199,22 @@ def reason(
     return textwrap.shorten(why if isinstance(e, ValueError) else f'{type(e).__name__}: {why}', 300)
 
 @patch
+def _attempt(self:WatchedMixin, f):
+    "What `f` returns, or None if it fails; the first failure in a fit gives a warning"
+    try:
+        with undivided(self.learn): return f()
+    except Exception as e:
+        if not self._failed:
+            lost = 'heatmaps' if self.names else 'statistics or heatmaps'
+            if self.names is None and self.watched is None: lost = 'heatmaps' # the layers can still be found in a batch
+            warn(f"The training goes on, but AttentionRecorder records no {lost}: {reason(e)}.")
+        self._failed = True
+
+@patch
 def _unless_it_fails(self:WatchedMixin, f):
     "What `f` returns; if it fails, there is a warning, and no localisation"
-    try: return f()
+    try:
+        with undivided(self.learn): return f()
     except Exception as e:
         warn(f"The training goes on, but AttentionRecorder records no localisation: {reason(e)}.")
         self._objects = None

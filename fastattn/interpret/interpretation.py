@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.plotting import *
 from ..core.hooks import *
+from ..core.processes import *
 from ..callback.dashboards import *
 from .top_losses import *
 from fastai import interpret as fastai_interpret
@@ -53,10 +54,13 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         if len(learn.dls[ds_idx].dataset if dl is None else dl.dataset)==0:
             raise ValueError("There is nothing to interpret: the data set is empty.")
         step = getattr(learn, 'train_iter', None) # of the training run; computing predictions sets it to 0
-        res = super().from_learner(learn, ds_idx=ds_idx, dl=dl, act=act)
+        with alone(learn): res = super().from_learner(learn, ds_idx=ds_idx, dl=dl, act=act)
         res.step = step
         res._follow()
         return res
+
+    def __getitem__(self, idxs):
+        with alone(self.learn): return super().__getitem__(idxs)
 
     def top_losses(self,
         k:int=None, # Number of losses; None is all
@@ -118,7 +122,7 @@ class Interpretation(HeatmapMixin, fastai_interpret.Interpretation):
         """Plot top losses, and send the figure to the learner's TensorBoard or Weights & Biases callback
 
         Raises `ValueError` if the learner has no such callback, or if the callback has not begun to log."""
-        if not has_dashboard(self.learn):
+        if not has_dashboard(self.learn) and not rank_distrib(): # the other ranks send nothing
             raise ValueError("The learner has no TensorBoardCallback or WandbCallback that has logged a training; "
                              "add one with `learn.add_cb` and train.")
         fig = self.plot_top_losses(k, largest, heatmap, **{**kwargs, 'return_fig':True})
@@ -197,7 +201,7 @@ class ClassificationInterpretation(Interpretation, fastai_interpret.Classificati
         state = self._weights()
         if getattr(self, '_dt', (None,))[0]!=state: # `None` the first time
             which = dict(with_decoded=True, with_preds=True, with_targs=True)
-            _,targs,decoded = self.learn.get_preds(dl=self.dl, act=self.act, **which)
+            with alone(self.learn): _,targs,decoded = self.learn.get_preds(dl=self.dl, act=self.act, **which)
             self._dt = state,decoded,targs
         return self._dt[1:]
 

@@ -17,6 +17,7 @@ from ..core.registry import *
 from ..core.inputs import *
 from ..core.pipeline import *
 from ..core.labels import *
+from ..core.processes import *
 import dataclasses,textwrap,warnings
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #f3bbb5af
@@ -57,7 +58,8 @@ class HeatmapMixin:
         if getattr(self, '_state', state)!=state:
             self.step = getattr(self.learn, 'train_iter', 0) or getattr(self, 'step', None)
             which = dict(with_loss=True, with_preds=False, with_targs=False)
-            with self.learn.no_bar(): *_,self.losses = self.learn.get_preds(dl=self.dl, act=self.act, **which)
+            with alone(self.learn), self.learn.no_bar():
+                *_,self.losses = self.learn.get_preds(dl=self.dl, act=self.act, **which)
         self._state = state
 
 # %% ../../nbs/interpret/03_top_losses.ipynb #27accfd1
