@@ -246,7 +246,7 @@ def fastattn_report(
     names = [o.strip() for o in methods.split(',')] if methods else None
     run_report(data_folder, out, checkpoint, names, k, audit, shortcuts, title, pick_device(device), overwrite)
 
-# %% ../../nbs/cli/10_commands.ipynb #31c89b62
+# %% ../../nbs/cli/10_commands.ipynb #3e67f975
 @command(resumes=lambda args: f'What is finished is kept; go on with: {again()}')
 def fastattn_maps(
     data:Annotated[str, "A picture, a folder, a table (CSV or Parquet), or tar files, also a pattern with *", _folder],
@@ -263,11 +263,11 @@ def fastattn_maps(
     embeddings:bool=False, # Also keep embeddings, to search for similar pictures
     precision:str=None, # fp16 or bf16; by default full precision, or as accelerate launch says
     device:str=None, # cpu, cuda, cuda:1 or mps; by default the fastest available
-)->int: # Exit status: 1 if pictures were left out
+)->int: # Exit status: 1 if pictures were left out, but not under a launcher, which would end the other processes
     "Compute maps, predictions and scores for any number of pictures"
     _no_figures()
     from fastattn.cli.maps import run_maps
     maps = run_maps(data, out, checkpoint, device, img_size, method=method, target=target, keep=keep,
                     column=int(column) if column.isdigit() else column, bs=batch_size, rows=rows,
                     num_workers=num_workers, embeddings=embeddings, precision=precision)
-    return int(len(maps.errors)>0)
+    return int(int(os.environ.get('WORLD_SIZE', 1))<2 and len(maps.errors)>0)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['run_maps', 'kept_alive']
 
-# %% ../../nbs/cli/09_maps.ipynb #6f24f727
+# %% ../../nbs/cli/09_maps.ipynb #0cf54aec
 import multiprocessing,multiprocessing.connection,os,signal,sys,threading
 from pathlib import Path
 
-# %% ../../nbs/cli/09_maps.ipynb #a31f09b7
+# %% ../../nbs/cli/09_maps.ipynb #c90a9122
 def _own_device(device):
     "The GPU of this process, if a launcher has started one for each"
     import torch
@@ -42,9 +42,10 @@ def run_maps(
         print(f"{maps}. Open it with `open_maps({str(out)!r})`.")
     return maps
 
-# %% ../../nbs/cli/09_maps.ipynb #ccf0753c
-def _follow_parent(f):
-    "Run `f`, and end with the process that started this one"
+# %% ../../nbs/cli/09_maps.ipynb #1d20da92
+def _with_parent(f, handlers):
+    "Run `f` with these handlers of signals, and end with the process that started this one"
+    for s,h in handlers.items(): signal.signal(s, h)
     parent = multiprocessing.parent_process()
     def _watch():
         multiprocessing.connection.wait([parent.sentinel])
@@ -59,28 +60,24 @@ def kept_alive(
     "Run a function in a process of its own, and start it again if a signal ends it; Ctrl-C and SIGTERM end both"
     if 'fork' not in multiprocessing.get_all_start_methods(): return f()
     os.environ['FASTATTN_PARENT'] = str(os.getppid()) # processes of one launch have the same
-    stopped = []
+    stopped,p = [],None
     def _stop(s, frame):
         stopped.append(s)
-        if p.is_alive(): os.kill(p.pid, s)
-    def _begin(s, frame): stopped.append(s)
-    for s in (signal.SIGTERM,signal.SIGINT): signal.signal(s, _begin)
-    for k in range(most+1):
-        p = multiprocessing.get_context('fork').Process(target=_fresh, args=(f,))
-        p.start()
-        for s in (signal.SIGTERM,signal.SIGINT): signal.signal(s, _stop)
-        p.join()
-        if p.exitcode>=0: return p.exitcode
-        if stopped or k==most: return 128-p.exitcode
-        print(f"Process {os.environ.get('RANK', 0)} was ended by signal {-p.exitcode}; it is started again.",
-              file=sys.stderr, flush=True)
+        if p is not None and p.is_alive(): os.kill(p.pid, s)
+    before = {s:signal.signal(s, _stop) for s in (signal.SIGTERM,signal.SIGINT)}
+    try:
+        for k in range(most+1):
+            p = multiprocessing.get_context('fork').Process(target=_with_parent, args=(f,before))
+            p.start()
+            p.join()
+            if p.exitcode>=0: return p.exitcode
+            if stopped or k==most: return 128-p.exitcode
+            print(f"Process {os.environ.get('RANK', 0)} was ended by signal {-p.exitcode}; it is started again.",
+                  file=sys.stderr, flush=True)
+    finally:
+        for s,h in before.items(): signal.signal(s, h)
 
-def _fresh(f):
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _follow_parent(f)
-
-# %% ../../nbs/cli/09_maps.ipynb #8ae8dce5
+# %% ../../nbs/cli/09_maps.ipynb #eab0b0c1
 if __name__=='__main__':
     from fastattn.cli.commands import fastattn_maps
     sys.argv[0] = 'fastattn_maps'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_hash', 'launched', 'checked_precision', 'MapMaker']
 
-# %% ../../nbs/scale/05_making.ipynb #24175107
+# %% ../../nbs/scale/05_making.ipynb #c2dbe89d
 from fastai.vision.all import *
 from ..checks import *
 from ..image.pictures import *
@@ -23,7 +23,7 @@ from .rows import *
 from contextlib import nullcontext
 import hashlib,warnings
 
-# %% ../../nbs/scale/05_making.ipynb #7f2dcbc4
+# %% ../../nbs/scale/05_making.ipynb #00614dcb
 def model_hash(
     model:nn.Module # Any model
 )->str: # 64 hexadecimal digits
@@ -53,7 +53,7 @@ def checked_precision(
     one_of(_types, precision=precision)
     return precision
 
-# %% ../../nbs/scale/05_making.ipynb #9ac6c56d
+# %% ../../nbs/scale/05_making.ipynb #d5adf939
 class MapMaker:
     "Asks a model about batches"
     def __init__(self,
@@ -79,12 +79,12 @@ class MapMaker:
         "Maps and scores of a batch, in parts if memory runs out"
         first,rows = None,[]
         n = len(batch[0]) if isinstance(batch, tuple) else len(batch)
-        for h,some in in_batches(partial(self._part, batch), n, self.rows):
+        for h,some in in_batches(partial(self._part, batch, n), n, self.rows):
             first = ifnone(first, h)
             rows += some
         return first,rows
 
-    def _part(self, batch, part, rows):
+    def _part(self, batch, n, part, rows):
         x = tuple(o[part] for o in batch) if isinstance(batch, tuple) else batch[part]
         cast = torch.autocast(self.device.type, _types[self.precision]) if self.precision else nullcontext()
         with cast, keeping_outputs() as outs, warnings.catch_warnings():
@@ -93,7 +93,7 @@ class MapMaker:
             res = map_rows(h, outs[-1], self.names, self.classes, self.top, self.cut)
             if self.embeddings:
                 for r,e in zip(res, self._embedded(x)): r['embedding'] = e
-        self.rows = min(self.rows, rows)
+        if rows<min(self.rows, n): self.rows = rows # memory ran out
         return h,res
 
     def _embedded(self, x):

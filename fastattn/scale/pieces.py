@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['format_number', 'Claims', 'check_pyarrow', 'shard_of', 'rows_for', 'said_in', 'Pieces']
 
-# %% ../../nbs/scale/02_pieces.ipynb #42db18e2
+# %% ../../nbs/scale/02_pieces.ipynb #9e22c420
 from fastai.basics import *
 from ..checks import *
 from ..image.files import *
@@ -13,11 +13,12 @@ from ..image.pictures import *
 from .sources import *
 import hashlib,threading
 
-# %% ../../nbs/scale/02_pieces.ipynb #60c5b7cf
-_stale,_beat = 120,15 # seconds
+# %% ../../nbs/scale/02_pieces.ipynb #a7940815
+_stale = 120 # seconds
 
 class Claims:
     "Pieces of work that this process has claimed in a folder; others see the claims as long as the process lives"
+    beat = 15 # seconds from one touch of a claim to the next
     def __init__(self,
         path # The folder
     ):
@@ -29,9 +30,10 @@ class Claims:
 
     def _touch(self):
         "Keep the claims fresh"
-        while not self.stop.wait(_beat):
+        while not self.stop.wait(self.beat):
             for n in list(self.mine):
-                with suppress(OSError): os.utime(self._file(n))
+                try: os.utime(self._file(n))
+                except OSError: pass # it was given up meanwhile
 
     def _is_dead(self, f):
         "Has the process that made the claim `f` ended?"
@@ -55,7 +57,7 @@ class Claims:
                 continue
             with os.fdopen(fd, 'w') as o: o.write(this_process())
             self.mine.add(name)
-            if not self.thread.is_alive() and not self.stop.is_set(): self.thread.start()
+            if not self.thread.is_alive(): self.thread.start()
             return True
         return False
 
@@ -71,7 +73,7 @@ class Claims:
         self.stop.set()
         for n in list(self.mine): self.drop(n)
 
-# %% ../../nbs/scale/02_pieces.ipynb #77c99f57
+# %% ../../nbs/scale/02_pieces.ipynb #280c14bd
 format_number = 1 # of all files of a table; other numbers are refused
 
 def check_pyarrow():
@@ -112,7 +114,7 @@ def said_in(
                          f"{format_number}); remove it and call `save_maps` again, or install that version.")
     return said
 
-# %% ../../nbs/scale/02_pieces.ipynb #5eeb58c8
+# %% ../../nbs/scale/02_pieces.ipynb #f66fe19d
 class Pieces:
     "The lists and shards in the folder of a table"
     def __init__(self,
