@@ -241,12 +241,13 @@ def similar_images(
     learn, # A `Learner`
     img, # A path, a PIL image, the number of an item of `dl` (which is no neighbour of itself), or a list of these
     k:int=5, # Number of neighbours
-    dl=None, # Where to search: a `DataLoader`, a list of pictures, or `Embeddings`; None is the validation set
+    dl=None, # Where to search: a `DataLoader`, pictures, `Embeddings` or a table of maps; None is the validation set
     layer=None, # Name of a layer, or index among `candidates(model, x)`; None is the input of the last linear layer
     index=None, # File for the embeddings: the first call writes it, later calls read it; None keeps no file
     overwrite:bool=False # Make the index again if it exists?
 )->Neighbours: # In a notebook it shows itself
     "The pictures of `dl` with the embeddings most similar to those of `img`; raises `ValueError` for a stale `index`"
+    if callable(getattr(dl, 'embeddings', None)): dl = dl.embeddings() # of a table of maps
     imgs,in_memory = _check_images(learn, img),isinstance(dl, Embeddings)
     check_flag(overwrite=overwrite)
     if index is not None and not isinstance(index, (str,Path)):

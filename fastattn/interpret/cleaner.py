@@ -17,6 +17,7 @@ from ..core.inputs import *
 from ..core.labels import *
 from ..core.memory import *
 from ..core.questions import *
+from ..core.processes import *
 from ..core.registry import *
 from ..core.pipeline import *
 from ..data.moves import *
@@ -50,7 +51,7 @@ def _answered(learn, dl):
         name,before,f = embedding_at(model, as_batch(first(dl.new(bs=2, num_workers=0))[0], model)[:1])
     def _keep(o): return xs.append(f(o).float().cpu()) or xs[-1]
     with catching(model, name, before, _keep):
-        probs,targs,decoded,losses = learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
+        with alone(learn): probs,targs,decoded,losses = learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
     return probs,targs,decoded,losses,torch.cat(xs)
 
 def _answers(learn, ds_idx):

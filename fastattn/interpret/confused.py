@@ -14,6 +14,7 @@ from ..image.reading import *
 from ..core.target import *
 from ..core.registry import *
 from ..core.questions import *
+from ..core.processes import *
 from .top_losses import *
 from .interpretation import *
 from matplotlib.colors import to_rgb
@@ -68,7 +69,7 @@ def _answers(self:ClassificationInterpretation):
     state,names = self._weights(),[str(v) for v in self.vocab]
     if len(names)<2: raise ValueError(f"There is one class, {names[0]!r}, and it takes two to be confused.")
     if getattr(self, '_answered', (None,))[0]!=state:
-        with self.learn.no_bar():
+        with alone(self.learn), self.learn.no_bar():
             preds,targs,decoded = self.learn.get_preds(dl=self.dl, act=self.act, with_decoded=True)
         if not all(isinstance(o, Tensor) for o in (preds,targs,decoded)):
             raise ValueError("`plot_confused` is for learners with one target, which is a class; this one has several.")

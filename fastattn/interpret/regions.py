@@ -76,8 +76,11 @@ class SeenPictures:
         interp, # `ClassificationInterpretation` of a classifier of single images
         idxs, # Indices of the pictures in its data set
         method:str='auto', # Name of an explainer, which makes the maps
-        bar=None # `Bar` that is advanced
+        bar=None, # `Bar` that is advanced
+        maps=None # A table of maps by this model, from which those of predicted classes are taken
     ):
+        self.items = None if maps is None else interp._items(list(idxs))
+        self.maps = None if isinstance(self.items, pd.DataFrame) else maps # a table knows files
         self.interp,self.learn,self.idxs,self.method = interp,interp.learn,np.array(idxs),method
         self.model,self.bar = unwrap(interp.learn.model),bar or Bar(0, wait=math.inf)
         self.y = to_np(interp._decoded()[1].long()).reshape(-1)[self.idxs]
@@ -139,11 +142,22 @@ class SeenPictures:
             part = slice(i, i+64)
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore') # about empty maps and classes that the model does not see
-                maps = explain(self.learn, x[rows[part]], self.method, target=[int(t) for t in targets[part]])
-            for row,m in zip(rows[part], to_np(maps.as_subclass(Tensor).float())):
+                maps = self._maps(x, np.array(rows[part]), [int(t) for t in targets[part]], second)
+            for row,m in zip(rows[part], maps):
                 res += [self._region(row, mask, second) for mask in map_parts(m, self.grow)]
         self.bar.step()
         return res
+
+    def _maps(self, x, rows, targets, second):
+        "Maps of pictures for their classes, as arrays; those that a table has are taken from there"
+        known = [None]*len(rows)
+        if self.maps is not None and not second:
+            names = [self.interp.vocab[t] for t in targets]
+            known = self.maps.found([self.items[i] for i in rows], names)
+        if rest := [j for j,h in enumerate(known) if h is None]:
+            hs = explain(self.learn, x[rows[rest]], self.method, target=[targets[j] for j in rest])
+            for j,h in zip(rest, hs): known[j] = h
+        return [to_np(h.as_subclass(Tensor).float()) for h in known]
 
     def _region(self, row, mask, second=False):
         w = F.adaptive_avg_pool2d(tensor(mask).float()[None,None], self.f.shape[-2:])[0,0]

@@ -224,7 +224,8 @@ def report(self:Interpretation,
     shortcuts:Shortcuts=None, # What `find_shortcuts(interp)` has returned
     title:str=None, # Title of the page
     layer=None, # See `explain`
-    overwrite:bool=False # Replace a page that this library made?
+    overwrite:bool=False, # Replace a page that this library made?
+    maps=None # A table from `save_maps`, whose maps are not computed again
 )->Path: # The file
     """Write one HTML page that shows what the model attends to and where it goes wrong; it works offline
 
@@ -244,6 +245,7 @@ def report(self:Interpretation,
     this = self._of_those(there) if gone else self
     this._follow()
     date = datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
-    page = _Page(this, self, there, names, date).fill(k, methods, layer).html(recorder, audit, shortcuts, title)
+    with this.reading_maps(maps): page = _Page(this, self, there, names, date).fill(k, methods, layer)
+    page = page.html(recorder, audit, shortcuts, title)
     with whole_file(path) as t: t.write_text(page, encoding='utf-8', errors='replace')
     return path

@@ -277,7 +277,8 @@ def find_shortcuts(
     method:str='auto', # Name of an explainer, which makes the maps
     few:int=10, # A class with fewer pictures is skipped, a group with fewer is not reported
     level:float=.01, # Chance that any group is called suspicious by mistake
-    seed:int=0 # Seed of the choice of pictures and of random regions
+    seed:int=0, # Seed of the choice of pictures and of random regions
+    maps=None # A table from `save_maps`: maps of classes that were predicted are taken from there
 )->Shortcuts: # Shows itself as a table
     """Find what each class's answers hang on, and which of it may be a shortcut
 
@@ -298,12 +299,14 @@ def find_shortcuts(
     learn,rng = getattr(interp, 'learn', None),np.random.default_rng(seed)
     with learn.no_bar() if isinstance(learn, Learner) else nullcontext():
         d,y = _checked(interp, n, few, level, seed)
+    with interp.reading_maps(maps): pass # it was made by this model
+    if maps is not None: method = maps.about['method']
     idxs,classes = _chosen(y, interp.vocab, n, few, rng)
     if len(np.unique(d))==1:
         raise ValueError(f"The model answers {interp.vocab[d[0]]!r} to every picture, so there is nothing to compare; "
                          "train it first.")
     with Bar(5+8*len(classes)) as bar, learn.no_bar():
-        pics = SeenPictures(interp, idxs, method, bar)
+        pics = SeenPictures(interp, idxs, method, bar, maps)
         regions = pics.all_regions()
         ys = pics.y[[r.row for r in regions]]
         eff = cover_effects(pics, regions, ys, rng)

@@ -50,6 +50,19 @@ def listed_numbers(
 # %% ../../nbs/interpret/03_top_losses.ipynb #94c23512
 class HeatmapMixin:
     "Mixin for fastai's interpretation classes that computes the heatmaps of their items and draws them"
+    maps = None # a table of maps, see `reading_maps`
+
+    @contextmanager
+    def reading_maps(self,
+        maps # A table, from `open_maps` or `save_maps`; None: every map is computed
+    ):
+        "In this context `heatmaps` takes maps of predicted classes from a table; `ValueError` if another model made it"
+        if maps is not None and not hasattr(maps, 'check_made_by'):
+            raise TypeError(f"`maps` is a table from `open_maps` or `save_maps`, not a {type(maps).__name__}.")
+        before,self.maps = self.maps,maps and maps.check_made_by(self.learn)
+        try: yield
+        finally: self.maps = before
+
     def _weights(self): return id(self.learn.model),weights_state(self.learn.model)
 
     def _follow(self):
@@ -88,8 +101,28 @@ def heatmaps(self:HeatmapMixin,
     layer=None, # See `explain`
     **kwargs # Options of the method
 )->Heatmap: # `(len(idxs),h,w)` in pixels of the model's input
-    "Compute the heatmaps of some items, in batches"
+    "Compute the heatmaps of some items, in batches; those that are in `maps` are taken from there"
     idxs = _indices(idxs, len(self.losses))
+    known = self._known(idxs, method, target, layer, kwargs)
+    if known is None: return self._computed(idxs, method, target, layer, **kwargs)
+    rest = [j for j,h in enumerate(known) if h is None]
+    if rest:
+        hs = self._computed([idxs[j] for j in rest], self.maps.about['method'], target, layer)
+        for j,h in zip(rest, hs): known[j] = h
+    return _join([h.replace(h.as_subclass(Tensor)[None], raw=h.raw[None], target=L(h.target),
+                            notes={k:v[None] for k,v in h.notes.items()}) for h in known])
+
+@patch
+def _known(self:HeatmapMixin, idxs, method, target, layer, kwargs):
+    "Maps that the table `maps` has, with None for those that it lacks; None if it is not asked"
+    if self.maps is None or target!='pred' or layer is not None or kwargs: return None
+    items = self._items(idxs)
+    if isinstance(items, pd.DataFrame) or method not in ('auto',self.maps.about['method']): return None
+    found = self.maps.found(items)
+    return found if any(h is not None for h in found) else None
+
+@patch
+def _computed(self:HeatmapMixin, idxs, method, target, layer, **kwargs):
     with undisturbed(self.learn):
         dl = self.learn.dls.test_dl(self._items(idxs), with_labels=True, bs=min(len(idxs), self.dl.bs), num_workers=0)
         def _explain(i, b):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_hash', 'launched', 'checked_precision', 'MapMaker']
 
-# %% ../../nbs/scale/05_making.ipynb #c2dbe89d
+# %% ../../nbs/scale/05_making.ipynb #b203f15c
 from fastai.vision.all import *
 from ..checks import *
 from ..image.pictures import *
@@ -23,7 +23,7 @@ from .rows import *
 from contextlib import nullcontext
 import hashlib,warnings
 
-# %% ../../nbs/scale/05_making.ipynb #00614dcb
+# %% ../../nbs/scale/05_making.ipynb #98f6bbaa
 def model_hash(
     model:nn.Module # Any model
 )->str: # 64 hexadecimal digits
@@ -53,7 +53,7 @@ def checked_precision(
     one_of(_types, precision=precision)
     return precision
 
-# %% ../../nbs/scale/05_making.ipynb #d5adf939
+# %% ../../nbs/scale/05_making.ipynb #21ab8ce4
 class MapMaker:
     "Asks a model about batches"
     def __init__(self,
@@ -89,6 +89,7 @@ class MapMaker:
         cast = torch.autocast(self.device.type, _types[self.precision]) if self.precision else nullcontext()
         with cast, keeping_outputs() as outs, warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='.* maps of .* are empty')
+            warnings.filterwarnings('ignore', message='The model sees almost nothing') # the table holds probabilities
             h = explain(self.learn, x, size=8, **self.ask) # only `raw` is used
             res = map_rows(h, outs[-1], self.names, self.classes, self.top, self.cut)
             if self.embeddings:

@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['about_file', 'read_about', 'Maps', 'open_maps']
 
-# %% ../../nbs/scale/06_maps.ipynb #9856d858
+# %% ../../nbs/scale/06_maps.ipynb #78ce2034
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
 from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.pictures import *
-from ..features.embeddings import *
 from .sources import *
 from .pieces import *
 from .rows import *
 from PIL import Image
 import functools,io,itertools,operator
 
-# %% ../../nbs/scale/06_maps.ipynb #7ce5db4b
+# %% ../../nbs/scale/06_maps.ipynb #91f597ab
 about_file = 'maps.json'
 
 def read_about(
@@ -37,7 +36,7 @@ def read_about(
                          f"{about.get('format')!r}, and this one reads {format_number}).")
     return about
 
-# %% ../../nbs/scale/06_maps.ipynb #47d33bc9
+# %% ../../nbs/scale/06_maps.ipynb #64e95471
 _heavy = 'map','embedding','picture'
 
 class Maps:
@@ -109,7 +108,7 @@ class Maps:
         self._check(columns)
         return self.dataset.to_table(columns=list(L(columns)), filter=self.where).to_pandas()
 
-# %% ../../nbs/scale/06_maps.ipynb #79c97aa6
+# %% ../../nbs/scale/06_maps.ipynb #fb87d06b
 @patch
 def filter(self:Maps,
     expr=None, # A pyarrow expression; None: only what follows
@@ -138,7 +137,7 @@ def errors(self:Maps)->pd.DataFrame: # `key` and `error`
     "The pictures that could not be read, and why"
     return self.filter(error=True).to_pandas(['key','error'])
 
-# %% ../../nbs/scale/06_maps.ipynb #cf637fdf
+# %% ../../nbs/scale/06_maps.ipynb #3e9d53f8
 @patch
 def row(self:Maps,
     key:str # Key of a picture
@@ -189,7 +188,7 @@ def _picture(self:Maps, row):
     warn(f"The picture {row['key']!r} has changed since its map was made (it had {row['width']} x {row['height']} "
          f"pixels, and has {im.size[0]} x {im.size[1]}), so the map is shown without it.")
 
-# %% ../../nbs/scale/06_maps.ipynb #faf5387c
+# %% ../../nbs/scale/06_maps.ipynb #1616f300
 @patch
 def picture(self:Maps,
     key:str # Key of a picture
@@ -238,31 +237,7 @@ def mean_map(self:Maps,
     return Heatmap(m, raw=raw, method=a['method'], layer=a['layer'], target=ifnone(which, 'all classes'),
                    signed=a['signed'], notes=dict(n=n), shift=tuple(a['shift']))
 
-# %% ../../nbs/scale/06_maps.ipynb #bbd4a681
-@patch
-def embeddings(self:Maps)->Embeddings: # For `similar_images(learn, img, dl=...)` and `plot_tsne`
-    "The embeddings of the rows; raises `ValueError` if they were not kept"
-    if 'embedding' not in self.schema.names:
-        raise ValueError("This table holds no embeddings; make it with `save_maps(..., embeddings=True)`.")
-    xs,items,preds = [],[],[]
-    for b in self.filter(error=False).batches(['key','embedding','prediction']):
-        xs.append(torch.from_numpy(np.asarray(b['embedding'].flatten()).reshape(b.num_rows, -1).astype(np.float32)))
-        items += b['key'].to_pylist(); preds += b['prediction'].to_pylist()
-    if not xs: raise ValueError("There are no embeddings in this table yet.")
-    at = {e.key:e for n in self.pieces.names() for e in self.pieces.entries(n)} if self.source is not None else {}
-    pictures = _Pictures(self.source, [at.get(k) for k in items])
-    items = L(self.source.open(at[k]) for k in items) if type(self.source) is FolderSource else L(items)
-    predicted = None if None in preds else preds
-    return Embeddings(torch.cat(xs), items, None, predicted, None, self.about['embedded'], pictures)
-
-class _Pictures:
-    "Opens the pictures of embeddings by their numbers"
-    def __init__(self, source, entries): self.source,self.entries = source,entries
-    def __getitem__(self, i):
-        if self.entries[i] is None: raise ValueError("This table does not know where its pictures are.")
-        return open_picture(self.source.open(self.entries[i]))
-
-# %% ../../nbs/scale/06_maps.ipynb #a35e64be
+# %% ../../nbs/scale/06_maps.ipynb #21457443
 def open_maps(
     path, # Folder of a table, from `save_maps`
     root=None # Where the pictures are now; None is where they were when the table was made
