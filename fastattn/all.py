@@ -33,6 +33,9 @@ from .metrics.mosaics import grid_pointing
 from .metrics.audit import audit_maps
 from .callback.recorder import AttentionRecorder
 from .callback import settling  # a method of `AttentionRecorder`
+from .scale.maps import open_maps
+from .scale.saving import save_maps
+from .scale import lookup  # methods of tables of maps
 from .interpret.story import plot_before_after, plot_stories, tell
 from .interpret.compare import plot_methods
 from .interpret.interpretation import ClassificationInterpretation, Interpretation, SegmentationInterpretation
@@ -59,6 +62,8 @@ __all__ = [
     'sanity_check', 'audit_maps', 'find_shortcuts',
     # mend the data
     'HeatmapCleaner', 'compare_interps',
+    # a million pictures
+    'save_maps', 'open_maps',
     # something to try it on
     'demo_dls', 'demo_arch', 'demo_vit', 'demo_mask', 'demo_masks', 'demo_boxes', 'demo_learner', 'demo_detr_learner', 'imagenet_lite0',
 ]

@@ -70,7 +70,7 @@ class MapMaker:
         self.rows,self.at,self.cut = bs,None,0
         self.names = config_names(self.model) if self.learner is None else class_names(self.learner)
         self.classes = not has_no_classes(self.model) if self.learner is None else self.names is not None
-        if self.learner is not None and self.names is not None and len(self.names)==2: self.cut = binary_cut(self.learner)
+        if self.learner is not None and len(self.names or ())==2: self.cut = binary_cut(self.learner)
         self.device = next((p.device for p in self.model.parameters()), torch.device('cpu'))
 
     def __call__(self,

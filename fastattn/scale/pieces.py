@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['format_number', 'Claims', 'check_pyarrow', 'shard_of', 'rows_for', 'said_in', 'Pieces']
 
-# %% ../../nbs/scale/02_pieces.ipynb #9e22c420
+# %% ../../nbs/scale/02_pieces.ipynb #83f10573
 from fastai.basics import *
 from ..checks import *
 from ..image.files import *
@@ -13,7 +13,7 @@ from ..image.pictures import *
 from .sources import *
 import hashlib,threading
 
-# %% ../../nbs/scale/02_pieces.ipynb #a7940815
+# %% ../../nbs/scale/02_pieces.ipynb #52649789
 _stale = 120 # seconds
 
 class Claims:
@@ -50,16 +50,25 @@ class Claims:
         "Claim a piece"
         f = self._file(name)
         for _ in range(2):
-            try: fd = os.open(f, os.O_CREAT|os.O_EXCL|os.O_WRONLY, 0o666)
-            except FileExistsError:
-                if not self._is_dead(f): return False
-                f.unlink(missing_ok=True)
-                continue
-            with os.fdopen(fd, 'w') as o: o.write(this_process())
-            self.mine.add(name)
-            if not self.thread.is_alive(): self.thread.start()
-            return True
+            if self._put(f):
+                self.mine.add(name)
+                if not self.thread.is_alive(): self.thread.start()
+                return True
+            if not self._is_dead(f): return False
+            f.unlink(missing_ok=True)
         return False
+
+    def _put(self, f):
+        "Write a claim, unless there is one: never an empty one, even if this process is killed"
+        with temporary_file(f) as tmp:
+            tmp.write_text(this_process())
+            try: os.link(tmp, f)
+            except FileExistsError: return False
+            except OSError: # a file system without links
+                try: fd = os.open(f, os.O_CREAT|os.O_EXCL|os.O_WRONLY, 0o666)
+                except FileExistsError: return False
+                with os.fdopen(fd, 'w') as o: o.write(this_process())
+        return True
 
     def drop(self,
         name:str # Name of a piece
@@ -68,12 +77,17 @@ class Claims:
         self.mine.discard(name)
         self._file(name).unlink(missing_ok=True)
 
+    def tidy(self):
+        "Remove the claims of processes that have ended"
+        for f in self.path.glob(f'{part_prefix}claim-*'):
+            if self._is_dead(f): f.unlink(missing_ok=True)
+
     def __enter__(self): return self
     def __exit__(self, *exc):
         self.stop.set()
         for n in list(self.mine): self.drop(n)
 
-# %% ../../nbs/scale/02_pieces.ipynb #280c14bd
+# %% ../../nbs/scale/02_pieces.ipynb #b0b7dcc3
 format_number = 1 # of all files of a table; other numbers are refused
 
 def check_pyarrow():
@@ -114,7 +128,7 @@ def said_in(
                          f"{format_number}); remove it and call `save_maps` again, or install that version.")
     return said
 
-# %% ../../nbs/scale/02_pieces.ipynb #f66fe19d
+# %% ../../nbs/scale/02_pieces.ipynb #69b9f604
 class Pieces:
     "The lists and shards in the folder of a table"
     def __init__(self,

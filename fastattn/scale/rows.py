@@ -61,7 +61,12 @@ def write_rows(
                        use_dictionary=[k for k in leaves if k not in plain])
 
 # %% ../../nbs/scale/03_rows.ipynb #95c95608
-def layer_text(layer): return None if layer is None else ', '.join(map(_layer_name, layer)) if _many(layer) else _layer_name(layer)
+def layer_text(
+    layer # A name, a name and the number of a run, or several of these; or None
+)->str: # None for no layer
+    "A heatmap's layer as text"
+    if layer is None: return None
+    return ', '.join(map(_layer_name, layer)) if _many(layer) else _layer_name(layer)
 
 def _many(layer): return isinstance(layer, (tuple,list)) and not (len(layer)==2 and is_whole(layer[1]))
 def _layer_name(o): return o if isinstance(o, str) else f'{o[0]}, run {o[1]}' if isinstance(o, tuple) else str(o)
@@ -114,7 +119,11 @@ def row_heatmap(
     notes = {k:tensor(row[k]) for k in ('score','probability','rank') if row.get(k) is not None}
     layer = tuple(about['layer']) if isinstance(about['layer'], list) else about['layer']
     target = row['target'] if about['named'] else class_number(row['target'])
-    return Heatmap(m[0], raw=raw, method=row['method'], layer=layer, target=target, img=img, signed=about['signed'], notes=notes,
-                   shift=tuple(about['shift']))
+    return Heatmap(m[0], raw=raw, method=row['method'], layer=layer, target=target, img=img,
+                   signed=about['signed'], notes=notes, shift=tuple(about['shift']))
 
-def class_number(target): return int(target) if str(target).isdigit() else target
+def class_number(
+    target:str # What a map is of
+): # An integer, or `target` itself
+    "The number of a class that has no name"
+    return int(target) if str(target).isdigit() else target

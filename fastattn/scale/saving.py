@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_maps']
 
-# %% ../../nbs/scale/07_saving.ipynb #7847ee56
+# %% ../../nbs/scale/07_saving.ipynb #3aeda0b7
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -25,7 +25,7 @@ from PIL import Image
 from contextlib import ExitStack
 import dataclasses,io,itertools,secrets
 
-# %% ../../nbs/scale/07_saving.ipynb #6188cec9
+# %% ../../nbs/scale/07_saving.ipynb #63cb9775
 def _as_json(v): return json.loads(json.dumps(v, default=str))
 
 _words = dict(model='another model', method='another method', target='another target', layer='another layer',
@@ -42,7 +42,7 @@ def _check_same(old, new, path):
         raise FileExistsError(f"{str(path)!r} holds maps made with {what}{shown}; choose another folder.")
 
 def _prepared(reader):
-    "What the model sees of a test picture, as a few numbers that differ for other transforms; None if it takes no picture"
+    "What the model sees of a test picture, as a few numbers that depend on the transforms; None if it takes no picture"
     g = np.random.default_rng(0).integers(0, 255, (6,8,3), dtype=np.uint8)
     try: x = reader(reader.open([Image.fromarray(g).resize((320,240), Image.Resampling.BICUBIC)]))
     except Exception: return None # it reads something else
@@ -74,13 +74,13 @@ def _target_text(target):
     "A target as text that tells it from others; raises `ValueError` for a list of targets"
     if target is None or isinstance(target, (str,int,np.integer)): return target if target is None else str(target)
     if isinstance(target, (list,tuple,L,Tensor,ndarray)):
-        raise ValueError("`target` of a table is one for all pictures: None for the predicted class, a class, or a target "
-                         "object.")
+        raise ValueError("`target` of a table is one for all pictures: None for the predicted class, a class, or a "
+                         "target object.")
     known = {k:v for k,v in vars(target).items() if isinstance(v, (str,int,float,list,tuple,type(None)))} \
         if hasattr(target, '__dict__') else {}
     return f"{getattr(target, '__qualname__', type(target).__qualname__)} {known or ''}".strip()
 
-# %% ../../nbs/scale/07_saving.ipynb #a794fa9b
+# %% ../../nbs/scale/07_saving.ipynb #42472392
 @dataclasses.dataclass
 class _Run:
     "A call of `save_maps`"
@@ -95,27 +95,33 @@ class _Run:
 
     def first(self, entries):
         "The first `Heatmap`, of a few of the entries, and what it says of the table"
-        cuda,why,got = self.maker.device.type=='cuda',None,[]
-        for job in itertools.islice(jobs_of('', entries, 8), 1000):
-            r = JobReader(self.source, self.reader)[job]
-            why = ifnone(why, next((o['error'] for o in r.rows if 'error' in o), None))
-            if r.parts: break
-        else: raise ValueError(f"None of the pictures can be read: {why}.")
-        ids,batch = r.parts[0]
-        with undisturbed(self.maker.learner): x = self.reader.finished(batch)
-        h,rows = self.maker(x)
+        x,h,rows,used = self.answered(entries)
         size = (x[self.image(x)] if isinstance(x, tuple) else x).shape[-2:]
         known = dict(method=h.method, layer=h.layer, grid=h.raw.shape[-2:], input=size, signed=h.signed, shift=h.shift,
                      embedding=len(rows[0]['embedding']) if self.maker.embeddings else None,
                      embedded=self.maker.at and self.maker.at[0]+(' (input)' if self.maker.at[1] else ''))
-        return known|dict(first=[[e.key,e.at,e.size] for e in job.entries])
+        return known|dict(first=[[e.key,e.at,e.size,e.name and e.name.hex()] for e in used])
+
+    def answered(self, entries):
+        "A batch of the first pictures that can be read and explained, with maps, rows and entries"
+        unread,failed,wrong = None,[],None
+        for job in [*jobs_of('', entries[:8000], 8), *jobs_of('', entries[:24], 1)]: # one by one, if no batch is right
+            if len(failed)>=3 and len(job.entries)>1 or len(failed)>10: continue # it is not the pictures
+            r = JobReader(self.source, self.reader)[job]
+            unread = ifnone(unread, next((o['error'] for o in r.rows if 'error' in o), None))
+            if not r.parts: continue
+            with undisturbed(self.maker.learner): x = self.reader.finished(r.parts[0][1])
+            try: return x,*self.maker(x),job.entries
+            except ValueError as e: failed.append(e)
+        raise failed[0] if failed else ValueError(f"None of the pictures can be read: {unread}.")
 
     def image(self, x): return next(i for i,o in enumerate(x) if o.ndim==4)
 
     def constant(self):
         "What all rows of the table say"
         a = self.about
-        return dict(method=a['method'], layer=layer_text(a['layer']), grid='x'.join(map(str, a['grid'])), model=a['model'][:16])
+        return dict(method=a['method'], layer=layer_text(a['layer']), grid='x'.join(map(str, a['grid'])),
+                    model=a['model'][:16])
 
     def rows_of(self, r):
         "The rows of what was read"
@@ -145,23 +151,24 @@ class _Run:
         "Rows; raises `ValueError` if their grid is not the table's"
         size = list((x[self.image(x)] if isinstance(x, tuple) else x).shape[-2:])
         if list(h.raw.shape[-2:])==self.about['grid'] and size==self.about['input']: return rows
-        raise ValueError(f"its input has {size[0]} x {size[1]} pixels and its map {h.raw.shape[-2]} x {h.raw.shape[-1]} "
-                         f"values, and those of this table {' x '.join(map(str, self.about['input']))} and "
-                         f"{' x '.join(map(str, self.about['grid']))}; read pictures in one size")
+        def _by(hw): return ' x '.join(map(str, hw))
+        raise ValueError(f"its input has {_by(size)} pixels and its map {_by(h.raw.shape[-2:])} values, and those of "
+                         f"this table {_by(self.about['input'])} and {_by(self.about['grid'])}; read pictures in one "
+                         "size")
 
     def drawn(self, row, pic):
         "A small picture with its map, as WebP"
-        whole = pic if row.get('placement') is None else None
-        h = row_heatmap(dict(row, width=pic.size[0], height=pic.size[1], placement=row.get('placement')), self.about, pic)
+        here = dict(row, width=pic.size[0], height=pic.size[1], placement=row.get('placement'))
         b = io.BytesIO()
-        h.overlay(whole).save(b, 'WEBP', quality=80)
+        row_heatmap(here, self.about, pic).overlay().save(b, 'WEBP', quality=80)
         return b.getvalue()
 
-# %% ../../nbs/scale/07_saving.ipynb #e11027bf
+# %% ../../nbs/scale/07_saving.ipynb #16e56b65
 def _launch():
     "A name for this launch, that its processes share and others do not; None if it has one process"
-    if launched()[1]==1: return None
-    names = ('MASTER_ADDR','MASTER_PORT','TORCHELASTIC_RUN_ID','TORCHELASTIC_RESTART_COUNT','SLURM_JOB_ID','SLURM_STEP_ID')
+    if launched()[1]==1 or not {'MASTER_PORT','SLURM_JOB_ID'}&set(os.environ): return None
+    names = ['MASTER_ADDR', 'MASTER_PORT', 'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_RESTART_COUNT', 'SLURM_JOB_ID',
+             'SLURM_STEP_ID']
     return ' '.join([*[os.environ.get(k, '') for k in names], os.environ.get('FASTATTN_PARENT', str(os.getppid()))])
 
 def _settle(run, entries, path, new, rows):
@@ -177,8 +184,10 @@ def _settle(run, entries, path, new, rows):
     return n
 
 def _is_listed(path):
-    "Has another process of this launch listed the pictures?"
-    try: return _launch() is not None and (path/f'{part_prefix}listed').read_text()==_launch()
+    "Has another process of this launch listed the pictures, not long ago? The first one does it in any case"
+    f = path/f'{part_prefix}listed'
+    if launched()[0]==0 or _launch() is None: return False
+    try: return f.read_text()==_launch() and time.time()-f.stat().st_mtime<600
     except OSError: return False
 
 def _save_shards(run, pieces, todo, claims, bar):
@@ -210,11 +219,13 @@ def _work(run, pieces, wait=1):
             mine = left[rank*len(left)//n:]+left[:rank*len(left)//n] # each process begins elsewhere
             if not _save_shards(run, pieces, mine, claims, bar): time.sleep(wait)
             left = [k for k in pieces.names() if not pieces.file(k).exists()]
+        claims.tidy()
+    (run.path/f'{part_prefix}listed').unlink(missing_ok=True)
 
-# %% ../../nbs/scale/07_saving.ipynb #f6ccf210
+# %% ../../nbs/scale/07_saving.ipynb #3acb2530
 def save_maps(
     learn, # A `Learner`, or any `nn.Module`
-    items, # A folder, a list, a table (CSV, Parquet, `DataFrame`), tar files or a folder of these, or `learn.dls.test_dl(..)`
+    items, # A folder, a list, a table (CSV, Parquet, `DataFrame`), tar files, a pattern of names, or a `test_dl`
     path, # Folder for the table; if it is there already, what is missing in it is added
     method:str='auto', # Name of an explainer; `'auto'` takes the one that suits the model best
     target=None, # One for all pictures: None (the predicted class), a class by name or number, or a target object
@@ -248,8 +259,8 @@ def save_maps(
                          "input (or a fastai Learner).")
     if method!='auto': pick_method(method, model, target is not None)
     old = read_about(path) if (path/about_file).exists() else None
-    asked = dict(model=model_hash(model), target=_target_text(target), options=_as_json(kwargs|dict(asked=layer)), keep=keep,
-                 precision=checked_precision(precision))
+    asked = dict(model=model_hash(model), target=_target_text(target), options=_as_json(kwargs|dict(asked=layer)),
+                 keep=keep, precision=checked_precision(precision))
     if old: _check_same({k:old.get(k) for k in asked}, asked, path)
     source = source_of(items, column, (old or {}).get('source', {}).get('root'))
     reader = reading(learner, prep)
@@ -258,10 +269,11 @@ def save_maps(
     cuda = maker.device.type=='cuda'
     run = _Run(path, source, reader, maker, keep, most_workers(reader, cuda, num_workers), bs)
     entries = None if old and _is_listed(path) else list(source.entries())
-    known = run.first([Entry(*o) for o in old['first']]+entries if old and entries else entries or [Entry(*o) for o in old['first']])
+    before = [Entry(k, at, size, name=name and bytes.fromhex(name)) for k,at,size,name in old['first']] if old else []
+    known = run.first(before+(entries or []))
     new = _as_json(dict(format=format_number, made_by=generator, **asked, **known, named=maker.names is not None,
-                        classes=maker.names and list(map(str, maker.names)), picture=keep=='picture', source=source.about,
-                        prepared=_prepared(reader)))
+                        classes=maker.names and list(map(str, maker.names)), picture=keep=='picture',
+                        source=source.about, prepared=_prepared(reader)))
     _settle(run, entries, path, new, rows)
     _work(run, Pieces(path))
     return open_maps(path, source.root)

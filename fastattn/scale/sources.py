@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Entry', 'entry', 'Source', 'FolderSource', 'ListSource', 'names_in', 'TarSource', 'source_of', 'source_from']
 
-# %% ../../nbs/scale/01_sources.ipynb #230d72be
+# %% ../../nbs/scale/01_sources.ipynb #adbcd440
 from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
@@ -15,7 +15,7 @@ from ..data.folders import *
 from PIL import Image
 import dataclasses,glob,tarfile
 
-# %% ../../nbs/scale/01_sources.ipynb #7473b202
+# %% ../../nbs/scale/01_sources.ipynb #5fd0166c
 @dataclasses.dataclass(frozen=True)
 class Entry:
     "One picture of a source"
@@ -70,7 +70,7 @@ class FolderSource(Source):
         if not files: raise ValueError(f"There are no pictures in {str(self.root)!r}.")
         return (entry(f.relative_to(self.root).as_posix()) for f in files)
 
-# %% ../../nbs/scale/01_sources.ipynb #9ea87f17
+# %% ../../nbs/scale/01_sources.ipynb #f32e2c05
 def _is_path(o): return isinstance(o, (str,Path))
 
 class ListSource(Source):
@@ -106,7 +106,7 @@ def _unlike(keys):
         seen.add(k)
         yield k
 
-# %% ../../nbs/scale/01_sources.ipynb #11767dd9
+# %% ../../nbs/scale/01_sources.ipynb #3d26a4bf
 def _read_table(fn):
     "A CSV, TSV or Parquet file as a `DataFrame`"
     try:
@@ -132,7 +132,7 @@ def names_in(
                                           f"{names[k]!r}; remove the row, or name the file.")
     return list(map(str, col))
 
-# %% ../../nbs/scale/01_sources.ipynb #517fb6d4
+# %% ../../nbs/scale/01_sources.ipynb #4cd8318b
 class TarSource(Source):
     "The pictures in tar files without compression, such as the shards of a WebDataset"
     def __init__(self,
@@ -152,14 +152,22 @@ class TarSource(Source):
     def open(self,
         e:Entry # One of `entries`
     )->Image.Image: # The right way up
-        "Read a picture from its tar file"
-        with open(self.root/f"{e.path.partition('.tar/')[0]}.tar", 'rb') as f:
+        "Read a picture from its tar file; raises `FileNotFoundError` where that is gone"
+        with open(self._tar(e.path), 'rb') as f:
             f.seek(e.at)
             data = f.read(e.size)
         try: return Photo.create(data)
         except MemoryError: raise
         except Exception as err: # decoders may raise anything
             raise ValueError(f"{printable(e.key)!r} cannot be read as an image: {unreadable(err)}.") from err
+
+@patch
+def _tar(self:TarSource, path):
+    "The tar file in a path such as `'a/0.tar/x/1.png'`"
+    ends = [m.end()-1 for m in re.finditer(r'\.tar/', path, re.I)] # folders may have such names, too
+    f = next((f for i in ends if (f := self.root/path[:i]).is_file()), None)
+    if f is None: raise FileNotFoundError(f"There is no tar file for {printable(path)!r} in {str(self.root)!r}.")
+    return f
 
 def _has_end(f, at):
     "Is there a block of zeros, by which a tar file ends?"
@@ -186,7 +194,8 @@ def _members(f, name, suffixes):
                 if not _has_end(f, t.offset): yield _broken('it ends without the mark of the end')
                 return
             t.members = [] # it would keep them all
-            if not m.isfile() or Path(m.name).suffix.lower() not in suffixes or Path(m.name).name.startswith('.'): continue
+            inside = Path(m.name)
+            if not m.isfile() or inside.suffix.lower() not in suffixes or inside.name.startswith('.'): continue
             if m.name in seen: raise ValueError(f"The tar file {str(f)!r} holds {m.name!r} twice; remove one of them.")
             seen.add(m.name)
             if m.offset_data+m.size>size:
@@ -194,7 +203,7 @@ def _members(f, name, suffixes):
                 return
             yield entry(f'{name}/{m.name}', at=m.offset_data, size=m.size)
 
-# %% ../../nbs/scale/01_sources.ipynb #a04bfa6d
+# %% ../../nbs/scale/01_sources.ipynb #7c5177dc
 def _tars_in(d): return sorted(f for f in Path(d).rglob('*.tar') if f.is_file())
 
 def _of_file(fn, column, root):
@@ -215,6 +224,12 @@ def _expanded(pattern):
 
 def _expanded_one(p): return _expanded(p) if any(c in p for c in '*?[{') else [Path(p)]
 
+def _is_elsewhere(items, root):
+    "Are these files, of which none is below `root`?"
+    its = [items] if _is_path(items) else list(items) if isinstance(items, (list,tuple,L)) else []
+    its = [o for o in its if _is_path(o)]
+    return bool(its) and not any(Path(os.path.abspath(o)).is_relative_to(root) for o in its)
+
 def _of_pattern(pattern, root):
     files = _expanded(pattern)
     if not files: raise FileNotFoundError(f"No file matches {pattern!r}.")
@@ -227,10 +242,11 @@ def source_of(
 )->Source: # Its `entries` have not been listed yet
     "Where pictures come from; raises `TypeError` or `ValueError` for what cannot be read as pictures"
     if isinstance(items, Source): return items
+    if root is not None and _is_elsewhere(items, root): root = None # they were moved
     if isinstance(items, DataLoader):
         its = getattr(items, 'items', None)
-        if its is None: raise TypeError("This `DataLoader` does not know its items; give `learn.dls.test_dl(files)`, or "
-                                        "the files themselves.")
+        if its is None:
+            raise TypeError("This `DataLoader` does not know its items; give `learn.dls.test_dl(files)`, or the files.")
         return ListSource(its, root)
     if isinstance(items, pd.DataFrame): return ListSource(names_in(items, column), root)
     if _is_path(items):
@@ -238,7 +254,7 @@ def source_of(
         if any(c in str(items) for c in '*?[{') and not path.exists(): return _of_pattern(str(items), root)
         if not path.is_dir(): return _of_file(path, column, root)
         tars = _tars_in(path)
-        return TarSource(tars, root or path) if tars and not picture_files(path) else FolderSource(path)
+        return TarSource(tars, path) if tars and not picture_files(path) else FolderSource(path)
     if isinstance(items, (list,tuple,L)):
         if items and all(_is_path(o) and Path(o).suffix.lower()=='.tar' for o in items): return TarSource(items, root)
         return ListSource(items, root)

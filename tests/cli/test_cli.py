@@ -27,14 +27,14 @@ def test_bad_arguments(tmp_path, args, says):
     r = run('fastattn_demo', '--out', tmp_path/'o', *args)
     assert r.returncode!=0 and says in r.stderr and 'Traceback' not in r.stderr and not (tmp_path/'o').exists()
 
-names = 'fastattn_demo','fastattn_train','fastattn_visualize','fastattn_audit','fastattn_report'
+names = 'fastattn_demo','fastattn_train','fastattn_visualize','fastattn_audit','fastattn_report','fastattn_maps'
 
 @pytest.mark.parametrize('name', names)
 def test_help_loads_nothing_heavy(name):
     "What `--help` and a mistyped flag need is neither torch nor fastai, which take seconds to load"
     code = f"""import sys
 sys.argv = [{name!r}, '--help']
-from fastattn.cli.commands import {name} as f
+from fastattn.cli.{'maps' if name=='fastattn_maps' else 'commands'} import {name} as f
 try: f()
 except SystemExit as e: assert e.code==0
 print([m for m in ('torch','fastai','timm','matplotlib','numpy') if m in sys.modules])"""
