@@ -116,8 +116,7 @@ def most_workers(
 def job_loader(
     dataset:JobReader, # Reads jobs
     jobs, # `Job`s, made when they are needed
-    workers:int=0, # Number of processes that read
-    cuda:bool=False # Put batches into pinned memory, from which a GPU copies faster?
+    workers:int=0 # Number of processes that read
 ): # Yields `Read`s in the order of the jobs
     "Read jobs ahead in other processes"
     more = dict(multiprocessing_context='fork', prefetch_factor=3, worker_init_fn=_begin) if workers else {}

@@ -98,4 +98,4 @@ class _Pictures:
     def __init__(self, source, entries): self.source,self.entries = source,entries
     def __getitem__(self, i):
         if self.entries[i] is None: raise ValueError("This table does not know where its pictures are.")
-        return open_picture(self.source.open(self.entries[i]))
+        return open_picture(self.source.open(self.entries[i]), self.source.cls)

@@ -52,6 +52,8 @@ class Maps:
         self.path,self.root,self.where = Path(path),root,where
         self.about = read_about(path)
         self.pieces,self.source = Pieces(path),source_from(self.about['source'], root)
+        # as the learner has opened them, so that a map lies on the same side of a picture
+        if self.source is not None: self.source.cls = Photo if self.about['upright'] else PILImage
         self.schema = table_schema(self.about)
 
     @property
@@ -182,7 +184,7 @@ def _entry(self:Maps, key):
 def _picture(self:Maps, row):
     "The picture of a row; None, with a warning, where it cannot be found or has changed"
     if self.source is None or row['placement'] is None: return None
-    try: im = open_picture(self.source.open(self._entry(row['key'])))
+    try: im = open_picture(self.source.open(self._entry(row['key'])), self.source.cls)
     except (OSError,ValueError) as e:
         warn(f"The picture of {row['key']!r} cannot be read ({unreadable(e)}); `open_maps(root=)` says where they are.")
         return None

@@ -89,7 +89,9 @@ def map_rows(
     raw = h.raw.detach().float().cpu()
     largest = raw.flatten(1).abs().amax(1)
     values = (raw/largest.clamp(min=torch.finfo(torch.float).tiny)[:,None,None]).flatten(1).half().numpy()
-    rows = [dict(map=v, largest=float(l), target=str(t)) for v,l,t in zip(values, largest, h.target)]
+    targets = h.target if is_listy(h.target) else [h.target]*len(raw)
+    rows = [dict(map=v, largest=float(l), target=None if t is None else str(t))
+            for v,l,t in zip(values, largest, targets)]
     for k in ('score','probability','rank'):
         for r,v in zip(rows, h.notes[k].tolist() if k in h.notes else ()): r[k] = v
     scores = _scores(out) if classes else None

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
 from ..image.heatmap import *
+from ..image.pictures import *
 from ..image.reading import *
 from ..core.hooks import *
 from ..core.memory import *
@@ -110,7 +111,7 @@ class _Run:
             r = JobReader(self.source, self.reader)[job]
             unread = ifnone(unread, next((o['error'] for o in r.rows if 'error' in o), None))
             if not r.parts: continue
-            with undisturbed(self.maker.learner): x = self.reader.finished(r.parts[0][1])
+            x = self.reader.finished(r.parts[0][1])
             try: return x,*self.maker(x),job.entries
             except ValueError as e: failed.append(e)
         raise failed[0] if failed else ValueError(f"None of the pictures can be read: {unread}.")
@@ -220,6 +221,7 @@ def _work(run, pieces, wait=1):
             if not _save_shards(run, pieces, mine, claims, bar): time.sleep(wait)
             left = [k for k in pieces.names() if not pieces.file(k).exists()]
         claims.tidy()
+        sweep(run.path)
     (run.path/f'{part_prefix}listed').unlink(missing_ok=True)
 
 # %% ../../nbs/scale/07_saving.ipynb #3acb2530
@@ -268,12 +270,13 @@ def save_maps(
                      asked['precision'])
     cuda = maker.device.type=='cuda'
     run = _Run(path, source, reader, maker, keep, most_workers(reader, cuda, num_workers), bs)
+    source.cls = reader.cls or PILImage if isinstance(reader, LearnerReader) else Photo
     entries = None if old and _is_listed(path) else list(source.entries())
     before = [Entry(k, at, size, name=name and bytes.fromhex(name)) for k,at,size,name in old['first']] if old else []
-    known = run.first(before+(entries or []))
+    with undisturbed(learner): known = run.first(before+(entries or []))|dict(prepared=_prepared(reader))
     new = _as_json(dict(format=format_number, made_by=generator, **asked, **known, named=maker.names is not None,
                         classes=maker.names and list(map(str, maker.names)), picture=keep=='picture',
-                        source=source.about, prepared=_prepared(reader)))
+                        source=source.about, upright=issubclass(source.cls, Photo)))
     _settle(run, entries, path, new, rows)
     _work(run, Pieces(path))
     return open_maps(path, source.root)

@@ -135,6 +135,7 @@ def names_in(
 # %% ../../nbs/scale/01_sources.ipynb #4cd8318b
 class TarSource(Source):
     "The pictures in tar files without compression, such as the shards of a WebDataset"
+    cls = Photo # the image class that pictures are opened with
     def __init__(self,
         files, # Tar files
         root=None # Folder that their names are relative to; None is the deepest folder that holds them all
@@ -151,12 +152,12 @@ class TarSource(Source):
 
     def open(self,
         e:Entry # One of `entries`
-    )->Image.Image: # The right way up
+    )->Image.Image: # As `cls` opens it
         "Read a picture from its tar file; raises `FileNotFoundError` where that is gone"
         with open(self._tar(e.path), 'rb') as f:
             f.seek(e.at)
             data = f.read(e.size)
-        try: return Photo.create(data)
+        try: return self.cls.create(data)
         except MemoryError: raise
         except Exception as err: # decoders may raise anything
             raise ValueError(f"{printable(e.key)!r} cannot be read as an image: {unreadable(err)}.") from err
