@@ -34,7 +34,7 @@ def rows(self:Maps,
     columns=None # Names of columns; None is all
 )->dict: # `{key: row}`, without those that are not there
     "The rows of some pictures, from one look into each file that holds some of them"
-    import pyarrow.compute as pc, pyarrow.dataset as pads
+    import pyarrow.compute as pc
     columns = list(columns or self.schema.names)
     files,res = defaultdict(list),{}
     for k in keys:
@@ -42,7 +42,7 @@ def rows(self:Maps,
     for n,ks in files.items():
         if not self.pieces.file(n).exists(): continue
         expr = pc.field('key').isin(ks) if self.where is None else pc.field('key').isin(ks)&self.where
-        t = pads.dataset(str(self.pieces.file(n)), schema=self.schema).to_table(columns, filter=expr)
+        t = self._in([self.pieces.file(n)]).to_table(columns, filter=expr)
         for row in t.to_pylist(): res[row['key']] = row
     return res
 

@@ -64,8 +64,10 @@ class Maps:
     @functools.cached_property
     def dataset(self): # A `pyarrow.dataset.Dataset`
         "The finished files; raises `ValueError` for one of another table or another version"
+        return self._in([f for n in self.pieces.names() if (f := self.pieces.file(n)).exists()])
+
+    def _in(self, files):
         import pyarrow.dataset as pads
-        files = [f for n in self.pieces.names() if (f := self.pieces.file(n)).exists()]
         for f in files:
             if said_in(f).get('table')!=self.about['table']:
                 raise ValueError(f"{str(f)!r} belongs to another table; remove it, and call `save_maps` again.")
@@ -147,12 +149,12 @@ def row(self:Maps,
     key:str # Key of a picture
 )->dict: # By column
     "All that the table says of a picture; raises `KeyError` where it says nothing"
-    import pyarrow.compute as pc, pyarrow.dataset as pads
+    import pyarrow.compute as pc
     homes = self.pieces.homes(key)
     for f in map(self.pieces.file, homes):
         if not f.exists(): continue
         expr = pc.field('key')==key
-        t = pads.dataset(str(f), schema=self.schema).to_table(filter=expr if self.where is None else expr&self.where)
+        t = self._in([f]).to_table(filter=expr if self.where is None else expr&self.where)
         if len(t): return {k:t[k][0].as_py() if k not in _heavy else _values(t[k]) for k in t.column_names}
     listed = any(e.key==key for n in homes for e in self.pieces.entries(n))
     if listed and not any(self.pieces.file(n).exists() for n in homes):

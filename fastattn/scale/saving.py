@@ -15,6 +15,7 @@ from ..image.reading import *
 from ..core.hooks import *
 from ..core.memory import *
 from ..core.inputs import *
+from ..core.target import *
 from ..core.registry import *
 from .sources import *
 from .pieces import *
@@ -24,7 +25,7 @@ from .making import *
 from .maps import *
 from PIL import Image
 from contextlib import ExitStack
-import dataclasses,io,itertools,secrets
+import dataclasses,hashlib,io,itertools,secrets
 
 # %% ../../nbs/scale/07_saving.ipynb #63cb9775
 def _as_json(v): return json.loads(json.dumps(v, default=str))
@@ -51,7 +52,7 @@ def _prepared(reader):
     return [round(v, 3) for v in F.adaptive_avg_pool2d(x.detach().float().cpu(), 4).flatten().tolist()]
 
 @contextmanager
-def _alone(path, wait=600):
+def _alone(path, wait=3600):
     "Keep other processes out of a folder for the moment"
     start = time.monotonic()
     with ExitStack() as stack:
@@ -77,9 +78,16 @@ def _target_text(target):
     if isinstance(target, (list,tuple,L,Tensor,ndarray)):
         raise ValueError("`target` of a table is one for all pictures: None for the predicted class, a class, or a "
                          "target object.")
-    known = {k:v for k,v in vars(target).items() if isinstance(v, (str,int,float,list,tuple,type(None)))} \
-        if hasattr(target, '__dict__') else {}
-    return f"{getattr(target, '__qualname__', type(target).__qualname__)} {known or ''}".strip()
+    import cloudpickle # only to tell one from another: nothing is ever unpickled
+    state = target
+    if isinstance(target, CustomTarget): # without the model, which the table knows
+        state = {k:v for k,v in vars(target).items() if not isinstance(v, nn.Module)}
+        state = {k:to_np(v) if isinstance(v, Tensor) else v for k,v in state.items()}
+    try: of = hashlib.sha256(cloudpickle.dumps(state)).hexdigest()[:16]
+    except Exception as e:
+        raise ValueError(f"This `target` cannot be told from others ({unreadable(e)}), and a table says what its maps "
+                         "are of; give a class, or `contrast` of two.") from e
+    return f"{getattr(target, '__qualname__', type(target).__qualname__)} {of}"
 
 # %% ../../nbs/scale/07_saving.ipynb #42472392
 @dataclasses.dataclass
@@ -170,26 +178,33 @@ def _launch():
     if launched()[1]==1 or not {'MASTER_PORT','SLURM_JOB_ID'}&set(os.environ): return None
     names = ['MASTER_ADDR', 'MASTER_PORT', 'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_RESTART_COUNT', 'SLURM_JOB_ID',
              'SLURM_STEP_ID']
-    return ' '.join([*[os.environ.get(k, '') for k in names], os.environ.get('FASTATTN_PARENT', str(os.getppid()))])
+    here = os.environ.get('LOCAL_WORLD_SIZE')==os.environ.get('WORLD_SIZE') # on this computer alone
+    parent = os.environ.get('FASTATTN_PARENT', str(os.getppid())) if here else ''
+    return hashlib.sha256(' '.join([*[os.environ.get(k, '') for k in names], parent]).encode()).hexdigest()[:16]
 
 def _settle(run, entries, path, new, rows):
     "Write down what makes the table, or check that it agrees, and list new pictures; `run.about` is set"
     with _alone(path):
         if (path/about_file).exists(): _check_same(read_about(path), new, path)
-        else:
-            with whole_file(path/about_file) as t:
-                t.write_text(json.dumps(new|dict(table=secrets.token_hex(8)), indent=1)+'\n', encoding='utf-8')
+        else: _write_about(path, new|dict(table=secrets.token_hex(8)))
+        if entries is not None:
+            Pieces(path).add(entries, rows)
+            if launch := _launch(): _write_about(path, read_about(path)|dict(listed_by=launch))
         run.about = read_about(path)
-        n = Pieces(path).add(entries, rows) if entries is not None else 0
-        if launch := _launch(): (path/f'{part_prefix}listed').write_text(launch)
-    return n
 
-def _is_listed(path):
-    "Has another process of this launch listed the pictures, not long ago? The first one does it in any case"
-    f = path/f'{part_prefix}listed'
+def _write_about(path, about):
+    with whole_file(path/about_file) as t: t.write_text(json.dumps(about, indent=1)+'\n', encoding='utf-8')
+
+def _is_listed(path, wait=300):
+    "Wait until the first process of this launch has listed the pictures; False for that one, and if it takes too long"
     if launched()[0]==0 or _launch() is None: return False
-    try: return f.read_text()==_launch() and time.time()-f.stat().st_mtime<600
-    except OSError: return False
+    start = time.monotonic()
+    while time.monotonic()-start<wait:
+        try:
+            if read_about(path).get('listed_by')==_launch(): return True
+        except FileNotFoundError: pass
+        time.sleep(.1)
+    return False
 
 def _save_shards(run, pieces, todo, claims, bar):
     "Compute those of the shards `todo` that no other process has claimed; returns whether there were any"
@@ -222,7 +237,6 @@ def _work(run, pieces, wait=1):
             left = [k for k in pieces.names() if not pieces.file(k).exists()]
         claims.tidy()
         sweep(run.path)
-    (run.path/f'{part_prefix}listed').unlink(missing_ok=True)
 
 # %% ../../nbs/scale/07_saving.ipynb #3acb2530
 def save_maps(
@@ -260,18 +274,19 @@ def save_maps(
         raise ValueError("A bare model does not know how to read a picture: pass `prep=`, the transform that makes its "
                          "input (or a fastai Learner).")
     if method!='auto': pick_method(method, model, target is not None)
+    is_listed = _is_listed(path)
     old = read_about(path) if (path/about_file).exists() else None
     asked = dict(model=model_hash(model), target=_target_text(target), options=_as_json(kwargs|dict(asked=layer)),
                  keep=keep, precision=checked_precision(precision))
     if old: _check_same({k:old.get(k) for k in asked}, asked, path)
-    source = source_of(items, column, (old or {}).get('source', {}).get('root'))
+    source = source_of(items, column, (old or {}).get('source', {}).get('root'), nested_attr(learner, 'dls.path'))
     reader = reading(learner, prep)
     maker = MapMaker(learn, reader, bs, dict(method=method, target=target, layer=layer, **kwargs), embeddings, top,
                      asked['precision'])
     cuda = maker.device.type=='cuda'
     run = _Run(path, source, reader, maker, keep, most_workers(reader, cuda, num_workers), bs)
     source.cls = reader.cls or PILImage if isinstance(reader, LearnerReader) else Photo
-    entries = None if old and _is_listed(path) else list(source.entries())
+    entries = None if is_listed else list(source.entries())
     before = [Entry(k, at, size, name=name and bytes.fromhex(name)) for k,at,size,name in old['first']] if old else []
     with undisturbed(learner): known = run.first(before+(entries or []))|dict(prepared=_prepared(reader))
     new = _as_json(dict(format=format_number, made_by=generator, **asked, **known, named=maker.names is not None,

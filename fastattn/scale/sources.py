@@ -239,7 +239,8 @@ def _of_pattern(pattern, root):
 def source_of(
     items, # A folder, a list, a CSV or Parquet file, tar files, a pattern of names, a `DataLoader`, or a `Source`
     column=0, # Name or number of the column of a table that names the files
-    root=None # Folder that keys are relative to; None finds it
+    root=None, # Folder that keys are relative to; None finds it
+    base=None # Folder that the names in a `DataFrame` are relative to, if they are not found from here
 )->Source: # Its `entries` have not been listed yet
     "Where pictures come from; raises `TypeError` or `ValueError` for what cannot be read as pictures"
     if isinstance(items, Source): return items
@@ -249,7 +250,10 @@ def source_of(
         if its is None:
             raise TypeError("This `DataLoader` does not know its items; give `learn.dls.test_dl(files)`, or the files.")
         return ListSource(its, root)
-    if isinstance(items, pd.DataFrame): return ListSource(names_in(items, column), root)
+    if isinstance(items, pd.DataFrame):
+        names = names_in(items, column)
+        beside = base is not None and names and not Path(names[0]).exists() and (Path(base)/names[0]).exists()
+        return ListSource([Path(base)/o for o in names] if beside else names, root)
     if _is_path(items):
         path = Path(items)
         if any(c in str(items) for c in '*?[{') and not path.exists(): return _of_pattern(str(items), root)

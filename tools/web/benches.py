@@ -158,10 +158,48 @@ def _public(d):
             plain_word(f):{**{m:r[f] for m,r in both}, **o} for f,o in v['differences'].items()}
     return res
 
+_scale_words = dict(
+    batch='pictures in a batch', px='side of the input, px', plain_per_second='pictures a second, plain',
+    save_maps_per_second='pictures a second, maps', fixed_seconds='fixed cost of a call, s',
+    first_call_of_8_seconds='first call, of 8 pictures, s', read_per_core='pictures that one core reads in a second',
+    pictures_per_second='pictures a second', rss_before_mb='memory before, MB',
+    rss_first_tenth_mb='memory in the first tenth, MB', rss_last_tenth_mb='memory in the last tenth, MB',
+    rss_most_mb='most memory, MB', growth='memory, last tenth to first', raw_map='raw values of the map',
+    raw_numbers='all raw numbers', numbers='all numbers in the file', text='columns of text in the file',
+    files='files with maps, whole', lists='lists of pictures', numbers_to_raw='numbers in the file to raw numbers',
+    files_to_raw='whole files to raw numbers', took_seconds='the whole measurement, s',
+    listing_seconds='to list the files, s', listing_mb='memory of the list, MB',
+    listing_tar_seconds='to list the same in tar files, s', cutting_seconds='to cut the list into shards, s',
+    cutting_mb='memory to cut it, MB', comparing_seconds="to compare it with the table's keys, s",
+    rerun_seconds='a call that finds all finished, s', rerun_mb='memory of that call, MB',
+    adding_one_seconds='a call with one picture more, s', open_and_len_seconds='to open the table and count rows, s',
+    footers_ms_each="to read a file's footer, ms", one_map_ms='one map on its picture, ms',
+    mean_map_of='rows in a mean map', mean_map_seconds='mean map, s', to_pandas_seconds='table for pandas, s',
+    raw_ms='a picture without it, ms', picture_ms='a picture with it, ms', picture_bytes='bytes of it',
+    raw_row_bytes='bytes of a row without it')
+
+def _scale(d):
+    def _told(v): return {_scale_words.get(k, k):o for k,o in v.items()}
+    titles = dict(throughput='One process, beside plain inference',
+                  processes='Two processes with one thread each, beside two of plain inference',
+                  memory='A table of many small pictures', restart='To call it again, and to read',
+                  picture='A small picture with its map in each row')
+    res = {}
+    for k,title in titles.items():
+        v = d.get(k, {})
+        if 'rows' in v: res[title] = {n:_told(o) for n,o in v['rows'].items()}
+        if 'auto_takes' in v: res['What auto takes'] = {n:{'method':o} for n,o in v['auto_takes'].items()}
+        leaves = _told({n:o for n,o in v.items() if n=='time' or not isinstance(o, dict)})
+        if leaves: res[f'{title}: how it was measured' if 'rows' in v else title] = {'':leaves}
+        if 'bytes_of_a_row' in v: res['Bytes of a row'] = {n:{'bytes':o} for n,o in _told(v['bytes_of_a_row']).items()}
+        if 'bytes_by_column' in v: res['By column'] = {n:{'bytes':o} for n,o in v['bytes_by_column'].items()}
+    commits = d.get('commits', {})
+    return res|({'Commits': {k:{'commit':v} for k,v in commits.items()}} if len(set(commits.values()))>1 else {})
+
 shapes = dict(cams=_cams, attribution=_attribution, vit=_vit, detr=_detr, recorder=_recorder, import_time=_import_time,
               unet=_unet, vit_localise=_vit_localise, forms=_forms, large_pictures=_large_pictures, zoo=_zoo,
               default_map_phases=_phases, default_map_cost=_default_cost, default_map_dinov2=_default_dinov2,
-              bad_inputs=_bad_inputs, public=_public)
+              bad_inputs=_bad_inputs, public=_public, scale=_scale)
 
 ## Each benchmark: its title, its key number, and how it is repeated
 
@@ -357,6 +395,17 @@ def _report_key(r):
     p = r['report']['pages'][0]
     return f"{p['pictures']} pictures with {p['maps']} maps are one page of {p['MB']:.0f} MB"
 
+def _scale_key(r):
+    d = r['scale']
+    row,m = d['throughput']['rows']['resnet50, gradcam'],d['memory']
+    return (f"A table of Grad-CAM maps of a resnet50 takes {ratio(row['time'])} times as long as plain inference, and "
+            f"{m['bytes_of_a_row']['files']:.0f} bytes a picture; over {m['pictures']:,} pictures memory grows by a "
+            f"factor of {m['growth']:.2f}")
+
+def _scale_commands(r):
+    n = {k:v['pictures'] for k,v in r['scale'].items() if isinstance(v, dict) and 'pictures' in v and k!='restart'}
+    return [' '.join(f'--n-{k} {v}' for k,v in n.items())]
+
 def _public_commands(r): return [v['options'] for v in r['public'].values() if isinstance(v, dict) and 'options' in v]
 
 def _segmentation_commands(r):
@@ -384,6 +433,7 @@ benches = dict(
     shortcuts=Bench('Shortcuts that were planted', _shortcuts_key),
     cleaner=Bench('Wrong labels that were planted', _cleaner_key),
     report=Bench('Reports', _report_key),
+    scale=Bench('Tables of maps', _scale_key, _scale_commands),
     vit_localise=Bench('Which map of a vision transformer is right', _vit_localise_key, _vit_localise_commands),
     dinov2=Bench('Rollout and outlier tokens', _dinov2_key),
     segmentation=Bench('Maps of segmentation networks', _segmentation_key, _segmentation_commands),
