@@ -24,7 +24,9 @@ longest = {
     'nbs/tutorials/vit_large.ipynb':36, 'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25,
     'tests/metrics/test_audit.py':40, 'nbs/metrics/09_audit.ipynb':30, 'nbs/interpret/06_shortcuts.ipynb':30,
     'nbs/callback/05_settling.ipynb':25, 'tests/interpret/test_cleaner_lab.py':60, 'tests/interpret/test_report.py':60,
-    'nbs/interpret/09_cleaner.ipynb':40, 'nbs/interpret/15_report.ipynb':40, 'nbs/interpret/16_progress.ipynb':60, 'nbs/interpret/07_confused.ipynb':21, 'tests/test_public.py':20}
+    'nbs/interpret/09_cleaner.ipynb':40, 'nbs/interpret/15_report.ipynb':40, 'nbs/interpret/16_progress.ipynb':60, 'nbs/interpret/07_confused.ipynb':21, 'tests/test_public.py':20,
+    'tests/field/test_distributed.py':35, 'tests/scale/test_launch.py':40, 'tests/scale/test_kills.py':25,
+    'tests/scale/test_maps.py':25}
 
 def pytest_collection_modifyitems(config, items):
     def _seconds(o): return longest.get(o.nodeid) or longest.get(o.nodeid.split('::')[0], 0)

@@ -97,8 +97,15 @@ def jobs_of(
     entries:list, # Of `Entry`
     bs:int # Pictures in a batch
 ): # Yields `Job`s
-    "The batches of a shard"
-    for i in range(0, len(entries), bs): yield Job(shard, i, entries[i:i+bs], i+bs>=len(entries))
+    """The batches of a shard; what is left over is cut into batches of 1, 2, 4, ... pictures, the largest first
+
+    A batch size that is new makes a network choose its kernels anew, which takes time on a GPU and memory on a CPU."""
+    i = 0
+    while i<len(entries):
+        left = len(entries)-i
+        n = bs if left>=bs else 2**(left.bit_length()-1)
+        yield Job(shard, i, entries[i:i+n], n==left)
+        i += n
 
 class _Lazy(torch.utils.data.Sampler):
     def __init__(self, jobs): self.jobs = jobs

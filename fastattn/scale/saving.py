@@ -195,7 +195,7 @@ def _settle(run, entries, path, new, rows):
 def _write_about(path, about):
     with whole_file(path/about_file) as t: t.write_text(json.dumps(about, indent=1)+'\n', encoding='utf-8')
 
-def _is_listed(path, wait=300):
+def _is_listed(path, wait=60):
     "Wait until the first process of this launch has listed the pictures; False for that one, and if it takes too long"
     if launched()[0]==0 or _launch() is None: return False
     start = time.monotonic()
@@ -273,6 +273,9 @@ def save_maps(
     if learner is None and prep is None:
         raise ValueError("A bare model does not know how to read a picture: pass `prep=`, the transform that makes its "
                          "input (or a fastai Learner).")
+    if isinstance(target, str) and target=='pred': target = None
+    if isinstance(target, str) and target=='actual':
+        raise ValueError("A table knows no labels: `target` is None for the predicted class, or a class.")
     if method!='auto': pick_method(method, model, target is not None)
     is_listed = _is_listed(path)
     old = read_about(path) if (path/about_file).exists() else None
