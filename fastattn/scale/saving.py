@@ -224,7 +224,7 @@ def _save_shards(run, pieces, todo, claims, bar):
         claims.drop(name)
     return found
 
-def _work(run, pieces, wait=1):
+def _work(run, pieces, wait=.2):
     "Compute all shards that are missing; those of a process that dies meanwhile, too"
     rank,n = launched()
     names = pieces.names()
