@@ -113,7 +113,7 @@ class _Run:
 
     def answered(self, entries):
         "A batch of the first pictures that can be read and explained, with maps, rows and entries"
-        unread,failed,wrong = None,[],None
+        unread,failed = None,[]
         for job in [*jobs_of('', entries[:8000], 8), *jobs_of('', entries[:24], 1)]: # one by one, if no batch is right
             if len(failed)>=3 and len(job.entries)>1 or len(failed)>10: continue # it is not the pictures
             r = JobReader(self.source, self.reader)[job]
