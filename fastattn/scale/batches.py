@@ -28,7 +28,7 @@ class Job:
 @dataclasses.dataclass
 class Read:
     "What was read for a job"
-    job:Job
+    job:Job # What was to be read
     parts:list # Pairs of the places of pictures in the job, and a batch for `Reader.finished`
     rows:list # A dict for each picture of the job: `key`, `error`, `width`, `height`, `placement`
     pictures:dict # Small pictures by their place in the job, if they are wanted

@@ -170,8 +170,10 @@ def _values(column):
     return c[0].as_py() if not hasattr(c, 'flatten') else np.asarray(c.flatten())
 
 @patch
-def __getitem__(self:Maps, key):
-    "The `Heatmap` of a picture, on it; or an `L` of these for a list of keys"
+def __getitem__(self:Maps,
+    key # Key of a picture, or a list of keys
+): # A `Heatmap` `(h,w)` that knows its picture, or an `L` of these
+    "The map of a picture; raises `KeyError` where there is none, `ValueError` for a picture that could not be read"
     if isinstance(key, (list,tuple,L)): return L(self[k] for k in key)
     if not isinstance(key, str): raise TypeError(f"A map is found by the key of its picture, a string; it is {key!r}.")
     row = self.row(key)
