@@ -302,12 +302,10 @@ class LearnerReader(Reader):
                              "fastai's `Datasets`; pass a batch, or `prep=` a transform to (c,h,w).") from e
 
     def collated(self,
-        items:list # `Item`s
+        items:list, # `Item`s
+        like:Item=None # As in `__call__`
     )->tuple: # Tensors on the CPU
         "A batch without the batch transforms, as a loader's worker process makes it; `finished` does the rest"
-        return self._collated(items)
-
-    def _collated(self, items, like=None):
         dl = self._loader(items, like)
         dl.before_iter()
         with self._naming(): return first(dl.create_batches(range(len(items))))
@@ -320,7 +318,7 @@ class LearnerReader(Reader):
 
     def _measured(self, pics, like):
         "A batch of test pictures, not on the device where that makes no difference"
-        return self._inputs(self._collated(self._items(pics, like), like), like) if self.still else self(pics, like)
+        return self._inputs(self.collated(self._items(pics, like), like), like) if self.still else self(pics, like)
 
     def finished(self,
         b:tuple # From `collated`

@@ -142,7 +142,7 @@ class TarSource(Source):
     ):
         files = [Path(os.path.abspath(f)) for f in files]
         self.root = Path(root or os.path.commonpath([f.parent for f in files]))
-        self.files,self.opened = files,{}
+        self.files = files
 
     def entries(self): # Yields `Entry`s
         "All pictures; a tar file that is broken gives those before the break, and one with the error"
@@ -205,6 +205,14 @@ def _members(f, name, suffixes):
             yield entry(f'{name}/{m.name}', at=m.offset_data, size=m.size)
 
 # %% ../../nbs/scale/01_sources.ipynb #7c5177dc
+def _holds_pictures(d):
+    "Is there a picture in a folder? The first one tells, so that a large folder is not listed twice"
+    suffixes = picture_suffixes()
+    for _,ds,fs in os.walk(d):
+        ds[:] = [o for o in ds if not o.startswith('.')]
+        if any(not f.startswith('.') and Path(f).suffix.lower() in suffixes for f in fs): return True
+    return bool(picture_files(d)) # behind a link
+
 def _tars_in(d): return sorted(f for f in Path(d).rglob('*.tar') if f.is_file())
 
 def _of_file(fn, column, root):
@@ -258,8 +266,8 @@ def source_of(
         path = Path(items)
         if any(c in str(items) for c in '*?[{') and not path.exists(): return _of_pattern(str(items), root)
         if not path.is_dir(): return _of_file(path, column, root)
-        tars = _tars_in(path)
-        return TarSource(tars, path) if tars and not picture_files(path) else FolderSource(path)
+        tars = [] if _holds_pictures(path) else _tars_in(path)
+        return TarSource(tars, path) if tars else FolderSource(path)
     if isinstance(items, (list,tuple,L)):
         if items and all(_is_path(o) and Path(o).suffix.lower()=='.tar' for o in items): return TarSource(items, root)
         return ListSource(items, root)
