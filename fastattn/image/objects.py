@@ -98,7 +98,7 @@ def object_of(
     made,x = made.as_subclass(Tensor).cpu(),x.as_subclass(Tensor).cpu()
     if made[0].shape!=x.shape or not torch.allclose(made[0], x, atol=.01):
         raise ValueError("the validation transforms make something else of a picture each time")
-    where = reader.place(it, made)
+    where = reader.place(it)
     if where is None: raise ValueError("the validation transforms do more to a picture than crop, squeeze and pad it")
     m = make(it.size)
     return None if m is None else on_input(m, where, x.shape[-2:])

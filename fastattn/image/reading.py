@@ -132,7 +132,6 @@ class Reader:
 
     def place(self,
         item:Item, # One picture
-        x:Tensor=None, # The batch `(1,c,h,w)` that was made of it; None makes one if needed
         most:int=None # Longest side of the copy to measure on, in pixels; None measures a large picture on a megapixel
     ): # See `placement`; None if the model's input cannot be located on a photograph
         """Where the model's input lies in a picture
@@ -170,7 +169,7 @@ class Reader:
         most:int=None # As in `place`
     )->tuple: # PIL images, and the placement of the input in them, or None if they are the input itself
         "The pictures to draw maps on: photographs, or what the model sees if that cannot be located on them"
-        where = self.place(items[0], x[:1], most)
+        where = self.place(items[0], most)
         return ([o.x for o in items],where) if where is not None else (self.seen(x),None)
 
 # %% ../../nbs/image/06_reading.ipynb #c099c294
@@ -334,12 +333,11 @@ class LearnerReader(Reader):
 
     def place(self,
         item:Item, # One picture
-        x:Tensor=None, # The batch `(1,c,h,w)` that was made of it; None makes one if needed
         most:int=None # Longest side of the copy to measure on, in pixels; None measures a large picture on a megapixel
     ): # See `placement`; None if the model's input cannot be located on a photograph
         "Where the model's input lies in a picture; known without measuring if it is only squeezed or cropped"
         f = self._only_resize(item)
-        if f is None or f.method==ResizeMethod.Pad: return super().place(item, x, most)
+        if f is None or f.method==ResizeMethod.Pad: return super().place(item, most)
         return _cropped(item.size, f.size) if f.method==ResizeMethod.Crop else ((1/f.size[0],0),(1/f.size[1],0))
 
     def squeezes(self,
