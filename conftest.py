@@ -13,7 +13,7 @@ class NotebookFailed(Exception): pass
 # Seconds of what takes longest, first of all of what trains a network that others wait for or load: two processes are
 # busy to the end if the longest go first. Whatever is not here counts as short.
 longest = {
-    'nbs/features/06_dreams.ipynb':400, 'tests/models/test_encoders.py':300, 'nbs/callback/04_recorder.ipynb':70,
+    'nbs/features/06_dreams.ipynb':400, 'tests/models/test_encoders.py':200, 'nbs/callback/04_recorder.ipynb':70,
     'tests/cli/test_train.py':290, 'nbs/detr/09_plots.ipynb':280, 'nbs/models/05_learners.ipynb':95,
     'tests/test_site.py::test_site_is_built':120, 'nbs/interpret/03_top_losses.ipynb':80, 'tests/cli/test_cli.py':75,
     'tests/cams/test_cam_parity.py':50, 'nbs/cams/06_cams.ipynb':50, 'nbs/interpret/04_interpretation.ipynb':45,

@@ -15,8 +15,8 @@ table = {resnet18:4, resnet34:4, xresnet18:4, densenet121:4, vgg11_bn:5, squeeze
          'maxvit_rmlp_pico_rw_256':4, 'pvt_v2_b0':3, 'mambaout_femto':3, 'poolformer_s12':3, 'dla34':4,
          'edgenext_xx_small':3}
 sizes = [(64,64), (96,160), (224,224)]
-heavy = densenet121,vgg11_bn,squeezenet1_0,'poolformer_s12','dla34' # long but at the smallest size
 large = resnet18,'convnext_atto' # at 224 pixels; the others by hand
+wide = *large,squeezenet1_1,'mobilenetv3_small_050','mambaout_femto','pvt_v2_b0' # one of each kind, not square
 name = lambda o: o if isinstance(o, str) else f'fastai {o.__name__}' if callable(o) else 'x'.join(map(str, o))
 
 def loaders(size, bs):
@@ -29,7 +29,7 @@ def loaders(size, bs):
 @pytest.mark.parametrize('size', sizes, ids=name)
 @pytest.mark.parametrize('arch', table, ids=name)
 def test_encoder(arch, size, tmp_path, request):
-    slow = arch in heavy and size!=sizes[0] or arch not in large and size==sizes[2]
+    slow = size==sizes[1] and arch not in wide or size==sizes[2] and arch not in large
     if slow and not request.config.getoption('slow'): pytest.skip('slow: run with --slow')
     bs = 2 if size[0]<200 else 1
     learn = attention_unet_learner(loaders(size, bs), arch, pretrained=False, n_out=2,
