@@ -26,7 +26,9 @@ longest = {
     'nbs/callback/05_settling.ipynb':25, 'tests/interpret/test_cleaner_lab.py':60, 'tests/interpret/test_report.py':60,
     'nbs/interpret/09_cleaner.ipynb':40, 'nbs/interpret/15_report.ipynb':40, 'nbs/interpret/16_progress.ipynb':60, 'nbs/interpret/07_confused.ipynb':21, 'tests/test_public.py':20,
     'tests/field/test_distributed.py':35, 'tests/scale/test_launch.py':40, 'tests/scale/test_kills.py':25,
-    'tests/scale/test_maps.py':25}
+    'tests/scale/test_maps.py':25, 'tests/features/test_patches.py':25, 'nbs/features/12_components.ipynb':20,
+    'nbs/interpret/18_bodies.ipynb':20, 'tests/core/test_text.py':20, 'tests/core/test_volumes.py':20,
+    'nbs/attribution/04_layerwise.ipynb':20, 'tests/attribution/test_lrp.py':20}
 
 def pytest_collection_modifyitems(config, items):
     def _seconds(o): return longest.get(o.nodeid) or longest.get(o.nodeid.split('::')[0], 0)

@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=['fastattn*']),
     install_requires=split('requirements'),
     extras_require={k: split(f'{k}_requirements') for k in ('dev', 'bench', 'attribution', 'projection', 'app', 'completion',
-                                                             'notebook', 'report', 'scale')},
+                                                             'notebook', 'report', 'scale', 'text')},
     entry_points={'console_scripts': split('console_scripts'), 'nbdev': ['fastattn=fastattn._modidx:d']},
     classifiers=['Programming Language :: Python :: 3', 'Intended Audience :: Science/Research',
                  'Topic :: Scientific/Engineering :: Artificial Intelligence'],

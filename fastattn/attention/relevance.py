@@ -36,19 +36,21 @@ def _detached(m, args, kwargs): return map_tensors(Tensor.detach, args),map_tens
 
 class _Layerwise(AttentionTrace):
     "An attention trace that sends the tokens after every layer through the head, as further rows of the batch"
-    def __init__(self, model, *patterns, images, **kwargs):
+    def __init__(self, model, *patterns, images, layers, pooled, **kwargs):
         super().__init__(model, *patterns, **kwargs)
         self.images = images
+        self.layers,self.pooled = layers,pooled # those whose tokens go on; does a pooling attention come after them?
 
     def more_hooks(self):
         self.info,self.tokens,self.out = attentions(self.model, self.images),[],None
-        block = candidates(self.model, self.images).every.get(self.info.blocks[self.info.names[-1]])
+        self.names_before = self.info.names[:-1] if self.pooled else self.info.names
+        block = candidates(self.model, self.images).every.get(self.info.blocks[self.names_before[-1]])
         self.first = block is not None and block.grid.kind=='tokens_first' # (tokens,bs,c), as in PyTorch's own encoder
-        if len({self.info.shapes[n][1:] for n in self.info.names})>1:
+        if len({self.info.shapes[n][1:] for n in self.names_before})>1:
             raise ValueError("'legrad' runs the head on the tokens of every layer, so all layers must have the same "
                              "tokens; 'relevance' and 'gradcam' do not need that.")
         ran = set()
-        for n in self.info.names:
+        for n in self.names_before:
             m = self.model.get_submodule(self.info.blocks[n])
             m.register_forward_pre_hook(_detached, with_kwargs=True)
             m.register_forward_hook(partial(self._collect, n, ran))
@@ -63,9 +65,9 @@ class _Layerwise(AttentionTrace):
             raise ValueError(f"'legrad' needs blocks that run once and return (bs,tokens,c); "
                              f"{self.info.blocks[name]!r} {what}. 'relevance' and 'gradcam' do not need that.")
         ran.add(name)
-        if name in self.patterns: self.tokens.append(t)
-        if name!=self.info.names[-1]: return
-        new = torch.cat(self.tokens if name in self.patterns else [*self.tokens,t], along)
+        if name in self.layers: self.tokens.append(t)
+        if name!=self.names_before[-1]: return
+        new = torch.cat(self.tokens if name in self.layers else [*self.tokens,t], along)
         return map_tensors(lambda o: new if o is t else o, out)
 
     def _split(self, m, args, out):
@@ -75,7 +77,11 @@ class _Layerwise(AttentionTrace):
         return map_tensors(lambda t: t[-bs:], out)
 
 def _layerwise_trace(model, x, layer):
-    return _Layerwise(model, *layer_names(model, x, layer), images=x, grad=True)
+    names,a = layer_names(model, x, layer),attentions(model, x)
+    (*before,last),pooled = a.names,len(a.names)>1 and a.shapes[a.names[-1]][1]==1<a.shapes[a.names[-1]][2]
+    if not pooled: return _Layerwise(model, *names, images=x, layers=names, pooled=False, grad=True)
+    layers = [n for n in names if n!=last] or before[-1:] # the pooling attention is read for each of them
+    return _Layerwise(model, last, images=x, layers=layers, pooled=True, grad=True)
 
 # %% ../../nbs/attention/06_relevance.ipynb #1caf00ae
 @explainer(grad=True, trace=_layerwise_trace, fits=fits_one_layer, **reads_tokens)
@@ -88,7 +94,9 @@ def legrad(
     t = p.attn
     with torch.enable_grad(): s = p.target(t.out, p.idx.repeat(len(t.tokens)))
     t.grads(s)
-    return torch.stack([row_on_grid(p, c, _positive_gradient(c), grid) for c in t.calls]).mean(0)
+    if not t.pooled: return torch.stack([row_on_grid(p, c, _positive_gradient(c), grid) for c in t.calls]).mean(0)
+    c, = t.calls # a pooling attention, with rows for each layer
+    return row_on_grid(p, c, _positive_gradient(c)[:len(s)].unflatten(0, (-1,len(p.x))).mean(0), grid)
 
 @torch.no_grad()
 def _positive_gradient(c):

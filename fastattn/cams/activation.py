@@ -12,7 +12,8 @@ from ..core.pipeline import *
 from .gradient import *
 
 # %% ../../nbs/cams/04_activation.ipynb #21348c62
-def _has_convolutions(model): return any(isinstance(m, nn.Conv2d) for m in model.modules())
+def _has_convolutions(model):
+    return any(isinstance(m, (nn.Conv1d,nn.Conv2d,nn.Conv3d)) for m in model.modules())
 
 def _is_exact(model, x):
     "Is CAM defined for this model? One image is tried"
@@ -22,7 +23,7 @@ def _is_exact(model, x):
         except (ValueError,RuntimeError): return False
     return True
 
-@explainer(grad=True, suits=_has_convolutions, fits=_is_exact, why="it has no convolutions")
+@explainer(grad=True, volumes=True, suits=_has_convolutions, fits=_is_exact, why="it has no convolutions")
 def cam(
     p:Probe # The question, from `explain`
 )->list: # One map `(bs,gh,gw)`, of the last layer
@@ -48,7 +49,7 @@ def cam(
     return [(a*g).sum(1)*a[0,0].numel()]
 
 # %% ../../nbs/cams/04_activation.ipynb #73d15144
-@explainer(by_class=False)
+@explainer(by_class=False, volumes=True)
 def eigencam(
     p:Probe # The question, from `explain`
 )->list: # Maps `(bs,gh,gw)`, one for each layer
@@ -74,7 +75,7 @@ def _first_eigenpair(
     return k.new_tensor(np.array([v[0] for v,_ in res])),k.new_tensor(np.array([v[:,0] for _,v in res]))
 
 # %% ../../nbs/cams/04_activation.ipynb #39c3fda8
-@explainer(by_class=False)
+@explainer(by_class=False, volumes=True)
 def kpcacam(
     p:Probe, # The question, from `explain`
     kernel:str='sigmoid', # 'sigmoid', 'rbf', 'poly', or 'linear', which is Eigen-CAM

@@ -21,7 +21,7 @@ def _batch_norm_args(args, kwargs):
 
 def _bias_added(func, args, kwargs):
     "The bias `(c,)` that a call of `func` adds to its channels, or None"
-    if func is torch.conv2d: return args[2] if len(args)>2 else kwargs.get('bias')
+    if func in (torch.conv1d,torch.conv2d,torch.conv3d): return args[2] if len(args)>2 else kwargs.get('bias')
     if func is not F.batch_norm: return
     _,mean,var,w,b,_,_,eps = _batch_norm_args(args, kwargs)
     if mean is None: return
@@ -52,7 +52,7 @@ class BiasTrace(Recording):
         if turned := turned_modules(model, x):
             raise ValueError(f"'fullgrad' reads all runs of a module as one, and {turned[0]!r} sees the image mirrored "
                              "or on its side in some of them; 'gradcam' turns these back.")
-        self.names,self.size,self.model = [],tuple(x.shape[-2:]),model
+        self.names,self.ndim,self.model = [],x.ndim,model
 
     def start(self):
         "Begin to record"
@@ -68,7 +68,7 @@ class BiasTrace(Recording):
         return (self.x, *args[1:])
 
     def _keep(self, out, bias):
-        if self.x is None or not out.requires_grad or out.ndim!=4: return out
+        if self.x is None or not out.requires_grad or out.ndim!=self.ndim: return out
         self.seen.append(out)
         self.biases.append(bias.detach())
         return out.clone() # otherwise an in-place activation would change what was recorded
@@ -84,19 +84,20 @@ class BiasTrace(Recording):
                                "or a target function that leaves the graph.")
         gs = [torch.zeros_like(o) if g is None else g for g,o in zip(gs, read)]
         pixels = gs[0].float()*self.x.detach().float()
-        return [pixels] + [g.float()*b.float()[:,None,None] for g,b in zip(gs[1:], self.biases)]
+        return [pixels] + [g.float()*b.float().view(-1, *[1]*(self.ndim-2)) for g,b in zip(gs[1:], self.biases)]
 
 # %% ../../nbs/cams/02_fullgrad.ipynb #f273ced6
 def _postprocessed(m, size):
     "FullGrad's postprocessing: absolute values of each channel scaled to 0..1, summed, resized to the input"
     m = m.abs()
-    m = m-m.amin((2,3), keepdim=True)
-    m = (m/(m.amax((2,3), keepdim=True)+1e-7)).sum(1, keepdim=True) # resizing is linear, so the sum can come first
+    at = tuple(range(2, m.ndim))
+    m = m-m.amin(at, keepdim=True)
+    m = (m/(m.amax(at, keepdim=True)+1e-7)).sum(1, keepdim=True) # resizing is linear, so the sum can come first
     return resize_maps(m, size)[:,0]
 
-def _has_convs(m): return any(isinstance(o, nn.Conv2d) for o in m.modules())
+def _has_convs(m): return any(isinstance(o, (nn.Conv1d,nn.Conv2d,nn.Conv3d)) for o in m.modules())
 
-@explainer(grad=True, trace=BiasTrace, suits=_has_convs,
+@explainer(grad=True, volumes=True, trace=BiasTrace, suits=_has_convs,
            why="it reads the biases of convolutions and batch normalisations, and this model has no convolution")
 def fullgrad(
     p:Probe # The question, from `explain`

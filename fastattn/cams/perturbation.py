@@ -31,7 +31,7 @@ def _of_channels(t, ids):
 # %% ../../nbs/cams/05_perturbation.ipynb #a01c54d7
 def _unit(m):
     "Each map scaled to 0..1 over its positions (eq. 5 of Score-CAM)"
-    lo,hi = m.amin((-2,-1), keepdim=True),m.amax((-2,-1), keepdim=True)
+    lo,hi = m.amin(positions(m), keepdim=True),m.amax(positions(m), keepdim=True)
     return (m-lo)/(hi-lo+1e-8)
 
 def _product(m, x, part): return m*x
@@ -64,7 +64,7 @@ def _score_weighted(p, max_channels, max_bytes, passes=1, scores=None):
         return [weighted_sum(scores(m, bar).softmax(1), m).relu() for m in maps]
 
 # %% ../../nbs/cams/05_perturbation.ipynb #dbbdc1dc
-@explainer()
+@explainer(volumes=True)
 def scorecam(
     p:Probe, # The question, from `explain`
     max_channels:int=None, # Number of channels used for each image, those that vary most; None is all
@@ -74,7 +74,7 @@ def scorecam(
     return _score_weighted(p, max_channels, max_bytes)
 
 # %% ../../nbs/cams/05_perturbation.ipynb #85eb8e06
-@explainer()
+@explainer(volumes=True)
 def sscam(
     p:Probe, # The question, from `explain`
     samples:int=35, # Noisy copies of each map
@@ -100,7 +100,7 @@ def sscam(
     return _score_weighted(p, max_channels, max_bytes, samples, _scores)
 
 # %% ../../nbs/cams/05_perturbation.ipynb #2f02daf8
-@explainer()
+@explainer(volumes=True)
 def iscam(
     p:Probe, # The question, from `explain`
     samples:int=10, # Steps of the integral
@@ -122,7 +122,7 @@ def _zero_channels(
     def _edit(t): # rows may share their memory, so it makes a new tensor
         keep = torch.ones(t.shape[:2], dtype=torch.bool, device=t.device)
         keep[range(len(cs)),cs] = False
-        return t.where(keep[...,None,None], 0)
+        return t.where(keep.view(*keep.shape, *[1]*(t.ndim-2)), 0)
     return _edit
 
 # %% ../../nbs/cams/05_perturbation.ipynb #e3419d26
@@ -146,7 +146,7 @@ def _lost_share(p,
     return lost/clean.abs().clamp(min=torch.finfo(clean.dtype).tiny) # a negative score must not flip the map
 
 # %% ../../nbs/cams/05_perturbation.ipynb #f8ef55a4
-@explainer()
+@explainer(volumes=True)
 def ablationcam(
     p:Probe, # The question, from `explain`
     max_channels:int=None, # Number of channels used for each image, those that vary most; None is all

@@ -33,7 +33,7 @@ def _has_stages(model, x):
     return cs.out is None and not cs.detects and len(cs.features())>0 and len(cs.stages())>0
 
 # %% ../../nbs/cams/03_pyramid.ipynb #ec564ec3
-@explainer(grad=True, fits=_has_stages, pick=_pick_layers)
+@explainer(grad=True, volumes=True, fits=_has_stages, pick=_pick_layers)
 def pyramidcam(
     p:Probe, # The question, from `explain`
     finer:int=2 # Number of stages before the last layer that are read; 0 is Grad-CAM
@@ -41,15 +41,16 @@ def pyramidcam(
     "Grad-CAM (Selvaraju et al. 2017, eq. 1-2) at the last layer times element-wise Grad-CAM at stages before it"
     _checked(finer)
     i = max(range(len(p.layers)), key=lambda i: p.grids[i].h*p.grids[i].w) # the layer with the finest grid
-    size,hw,shifts = (p.grids[i].h,p.grids[i].w),p.x.shape[2:],p.shifts
+    size,sides,shifts = p.grids[i].shape,p.x.shape[2:],p.shifts
     def _laid(m, k): # a map of layer `k` on the finest grid, scaled to its maximum
-        return scale_maps(resize_maps(m.relu(), size, shift=[(a-b)/n for a,b,n in zip(shifts[k], shifts[i], hw)]))
+        shift = [(a-b)/n for a,b,n in zip(shifts[k], shifts[i], sides)]
+        return scale_maps(resize_maps(m.relu(), size, shift=shift), dims=len(size))
     *fine,(a,g) = zip(p.acts, p.grads())
-    res = _laid(weighted_sum(g.mean((2,3)), a), -1)
+    res = _laid(weighted_sum(g.mean(positions(g)), a), -1)
     for k,(a,g) in enumerate(fine):
         # they are not known for a module that runs more than once
         phases = None if is_run(p.layers[k]) else gradient_phases(p.model, p.x, p.layers[k], p.grids[k], p.grids[-1])
         m = _laid(even_products(a, g, phases), k)
         # an empty map of a finer stage does not make the product empty
-        res = res*torch.where(m.flatten(1).amax(1)[:,None,None]>0, m, torch.ones_like(m))
+        res = res*torch.where(m.flatten(1).amax(1).view(-1, *[1]*len(size))>0, m, torch.ones_like(m))
     return res

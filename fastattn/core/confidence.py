@@ -30,7 +30,8 @@ def confidence(
 )->dict: # `score`; for a class of a classifier also `probability` and `rank`, 1 for the highest score; each `(bs,)`
     "How sure the model is of the target of each image"
     res = dict(score=score.detach().as_subclass(Tensor).float().cpu())
-    if target.custom or target.idx is None: return res
+    if target.custom: return {**res, **target.target.notes(out)}
+    if target.idx is None: return res
     s = model_output(out).detach().as_subclass(Tensor).float().cpu()
     if s.ndim==1: s = s[:,None]
     if s.ndim!=2: return res

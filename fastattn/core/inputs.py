@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['as_batch', 'images_of', 'model_of', 'batch_of', 'config_names', 'numbered', 'class_names', 'vocabs_of', 'OutputOf',
-           'activation_of', 'binary_threshold', 'binary_cut']
+           'VoxelTarget', 'activation_of', 'classifies', 'binary_threshold', 'binary_cut']
 
 # %% ../../nbs/core/12_inputs.ipynb #2fbe4e00
 from fastai.vision.all import *
 from ..checks import *
 from .hooks import *
+from .grids import *
+from ..image.heatmap import *
 from ..image.reading import *
 from .target import *
 from contextlib import contextmanager
@@ -17,9 +19,9 @@ import copy,inspect
 
 # %% ../../nbs/core/12_inputs.ipynb #84c347e0
 def as_batch(
-    x, # A batch `(bs,c,h,w)`, alone or in a tuple, or one image `(c,h,w)`
+    x, # A batch `(bs,c,h,w)`, alone or in a tuple, or one image `(c,h,w)`; likewise of volumes or sequences
     model:nn.Module # The model that takes it
-)->Tensor: # `(bs,c,h,w)`
+)->Tensor: # `(bs,c,h,w)`, `(bs,c,d,h,w)` or `(bs,c,t)`
     "`x` on the model's device and in its type; raises `TypeError` or `ValueError` if it is not such a batch"
     _check_model(model)
     if isinstance(x, (tuple,list)) and (len(x)==1 or _has_labels(x)): x = x[0]
@@ -28,8 +30,7 @@ def as_batch(
                         f"it is a {type(x).__name__}.")
     if x.layout!=torch.strided: raise ValueError("`x` is a sparse tensor; give `x.to_dense()`.")
     x = x.as_subclass(Tensor)
-    if x.ndim==3: x = x[None]
-    if x.ndim!=4: raise ValueError(f"`x` must have the shape (bs,c,h,w); it has {tuple(x.shape)}.")
+    x = _with_rows(x, model)
     if len(x)==0: raise ValueError("`x` is an empty batch: there is nothing to explain.")
     if 0 in x.shape[2:]: raise ValueError(f"`x` holds images without pixels; its shape is {tuple(x.shape)}.")
     _check_values(x)
@@ -39,10 +40,19 @@ def as_batch(
     _check_channels(x, model)
     return x
 
+def _with_rows(x, model):
+    "A batch, also of one image, volume or sequence; raises `ValueError` if it has not as many dimensions as one"
+    n,conv = input_dims(model),first_conv(model)
+    if n in (1,3) and x.ndim==n+1 and len(x)==conv.in_channels: return x[None] # one volume, or one sequence
+    if n not in (1,3) and x.ndim==3: return x[None]
+    if x.ndim==4 and n!=3 or x.ndim==5 and n in (3,None) or x.ndim==3 and n==1: return x
+    one = f" (or {layout_of(n).replace('bs,', '')} with {conv.in_channels} channels)" if n in (1,3) else ''
+    raise ValueError(f"`x` must have the shape {layout_of(n)}{one}; it has {tuple(x.shape)}.")
+
 def _has_labels(x):
     "Is it a batch of a data loader, images with their labels?"
     def _is_label(o): return isinstance(o, Tensor) and (not o.is_floating_point() or isinstance(o, TensorCategory))
-    return len(x)>1 and isinstance(x[0], Tensor) and x[0].ndim==4 and all(map(_is_label, x[1:]))
+    return len(x)>1 and isinstance(x[0], Tensor) and x[0].ndim in (3,4,5) and all(map(_is_label, x[1:]))
 
 def _check_model(model):
     if isinstance(model, (torch.jit.ScriptModule,torch.jit.ScriptFunction)):
@@ -60,6 +70,7 @@ def _check_values(x):
                          "Where the model does that itself, pass `x.float()`.")
 
 def _check_channels(x, model):
+    if x.ndim!=4: return _check_axes(x, model)
     conv,c = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None),x.shape[1]
     if conv is not None and c!=conv.in_channels==x.shape[3]:
         raise ValueError(f"`x` has its channels last, its shape is {tuple(x.shape)}; give `x.permute(0,3,1,2)`.")
@@ -67,6 +78,16 @@ def _check_channels(x, model):
     # the first convolution may come after a layer that makes channels
     if c<3 or conv.in_channels<=16:
         raise ValueError(f"The model takes {conv.in_channels} channels; `x` has {c}, its shape is {tuple(x.shape)}.")
+
+def _check_axes(x, model):
+    "Raise `ValueError` if the channels of volumes or sequences are at another axis"
+    conv,axes = first_conv(model),list(range(x.ndim))
+    if conv is None or conv.in_channels==x.shape[1]: return
+    at = next((k for k in (2,x.ndim-1) if x.shape[k]==conv.in_channels), None)
+    if at is None: return # the first convolution may come after a layer that makes channels
+    axes.insert(1, axes.pop(at))
+    raise ValueError(f"`x` must have its {conv.in_channels} channels at axis 1, as {layout_of(x.ndim-2)}; its shape is "
+                     f"{tuple(x.shape)}, so give `x.permute{tuple(axes)}` if the model takes that.")
 
 # %% ../../nbs/core/12_inputs.ipynb #243f66e4
 def _takes(model, learner, xs):
@@ -81,7 +102,7 @@ def _takes(model, learner, xs):
 @contextmanager
 def images_of(
     model:nn.Module, # Any model
-    x, # A batch `(bs,c,h,w)`; or a tuple of all inputs, where the model takes several
+    x, # A batch `(bs,c,h,w)`, of volumes or of sequences; or a tuple of all inputs, where the model takes several
     learner=None, # The `Learner` that the model comes from
     image:int=None # Which of several inputs is the image; None is the first with four dimensions
 ): # Yields the images `(bs,c,h,w)`
@@ -95,17 +116,20 @@ def images_of(
         return
     if len(x)<n: raise ValueError(f"The model takes {n} inputs; {len(x)} were given.")
     xs = [o.as_subclass(Tensor) for o in x[:n]]
-    image = _image_among(xs, image)
+    image = _image_among(xs, image, input_dims(unwrap(model)))
     xb = as_batch(xs[image], model)
     if wrong := [tuple(o.shape) for o in xs if not o.ndim or len(o)!=len(xb)]:
         raise ValueError(f"Every input needs a row for each of the {len(xb)} images; one has the shape {wrong[0]}.")
     def _moved(o): return o.to(xb) if o.is_floating_point() else o.to(xb.device)
     with given(unwrap(model), tuple(xb if i==image else _moved(o) for i,o in enumerate(xs)), image): yield xb
 
-def _image_among(xs, image):
-    "The number of the input that is the image"
-    there = [i for i,o in enumerate(xs) if o.ndim==4 and o.is_floating_point()]
-    if not there: raise ValueError("None of the inputs is a batch of images (bs,c,h,w).")
+def _image_among(xs, image, n):
+    "The number of the input that is the image, or the volume or sequence if the model takes these"
+    there = []
+    for ndim in ((5,4) if n==3 else (4,3) if n==1 else (4,)): # a table beside a volume may have as many as an image
+        there = there or [i for i,o in enumerate(xs) if o.ndim==ndim and o.is_floating_point()]
+    of = 'of images ' if n in (None,2) else ''
+    if not there: raise ValueError(f"None of the inputs is a batch {of}{layout_of(n)}.")
     if image is None: return there[0]
     if not is_whole(image) or image%len(xs) not in there or not -len(xs)<=image<len(xs):
         raise ValueError("`image` is the number of an input that is a batch of images, "
@@ -210,6 +234,45 @@ class OutputOf(CustomTarget):
 
     def __call__(self, out, idx): return self.inner(out[self.output], idx)
 
+# %% ../../nbs/core/12_inputs.ipynb #beb69fcb
+class VoxelTarget(CustomTarget):
+    """A target for a model that segments volumes or sequences, with scores `(bs,classes,d,h,w)` or `(bs,classes,t)`
+
+    As for images, it is the mean score of the class over the region where it is predicted."""
+    def __init__(self,
+        target=None, # None (the most frequent class besides the background), or a class, or one for each volume
+        vocab=None, # Class names, or None
+        regression=False # Are outputs regression targets, not classes?
+    ): self.target,self.vocab,self.regression = target,vocab,regression
+
+    def settle(self,
+        out, # What the model returned for the volumes
+        vocab, # Not used
+        n:int, # Number of volumes
+        probe=None # The `Probe`
+    ): # A changed copy
+        "Fix the classes, and the regions where they are predicted"
+        res,out = copy.copy(self),model_output(out)
+        res.size,res.inner = tuple(out.shape[2:]),Target(self.target, self.vocab, self.regression)
+        res.inner.resolve(res._in_rows(out), n, probe)
+        res.names = res.inner.names or ['sum of the outputs']*n
+        return res
+
+    def mirrored(self,
+        w:int # Length of the last axis
+    ): # A changed copy
+        "The same target for volumes that are mirrored along their last axis"
+        res = copy.copy(self)
+        res.inner = self.inner.mirrored(w)
+        return res
+
+    def _in_rows(self, out):
+        "Scores with the positions in two dimensions, as those of an image"
+        if tuple(out.shape[2:])!=self.size: out = resize_maps(out, self.size) # the volumes are enlarged
+        return out.reshape(*out.shape[:2], -1, self.size[-1])
+
+    def __call__(self, out, idx): return self.inner(self._in_rows(model_output(out)), idx)
+
 # %% ../../nbs/core/12_inputs.ipynb #5c848ff7
 def activation_of(
     learn # A `Learner`
@@ -221,6 +284,15 @@ def activation_of(
     # PyTorch's own loss functions have no attribute `activation`
     if isinstance(f, nn.CrossEntropyLoss) or f is F.cross_entropy: return partial(F.softmax, dim=1)
     if isinstance(f, nn.BCEWithLogitsLoss) or f is F.binary_cross_entropy_with_logits: return torch.sigmoid
+
+# %% ../../nbs/core/12_inputs.ipynb #9d389354
+def classifies(
+    learn # A `Learner`
+)->bool: # True for a cross entropy
+    "Whether the loss function says that the model's outputs are classes, of which one is right"
+    act = activation_of(learn)
+    try: return act is not None and bool(torch.allclose(act(torch.zeros(1,3)), torch.full((1,3), 1/3)))
+    except (RuntimeError,TypeError,ValueError,IndexError,AttributeError): return False
 
 # %% ../../nbs/core/12_inputs.ipynb #8a1fc717
 def binary_threshold(

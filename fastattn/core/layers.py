@@ -151,7 +151,7 @@ def _attentions(model):
 # %% ../../nbs/core/04_layers.ipynb #9854542b
 def candidates(
     model:nn.Module, # Any vision model
-    x:Tensor # A batch `(bs,c,h,w)` as the model takes it; only its first image is used
+    x:Tensor # A batch `(bs,c,h,w)`, `(bs,c,d,h,w)` or `(bs,c,t)`, as the model takes it; its first image is used
 )->Layers: # Prints as a table
     """The layers of `model` that a heatmap can be drawn from, in the order in which they run, with the default marked
 
@@ -159,9 +159,10 @@ def candidates(
     if not isinstance(model, nn.Module):
         raise TypeError(f"Candidates are layers of a model, not of a {type(model).__name__}; "
                         "for a learner, pass `learn.model`.")
-    if not isinstance(x, Tensor) or x.ndim!=4 or not x.numel() or not x.is_floating_point():
+    if not is_batch(model, x) or not x.is_floating_point():
         what = f'a {x.dtype} tensor {tuple(x.shape)}' if isinstance(x, Tensor) else repr(x)
-        raise ValueError(f"`x` must be a batch (bs,c,h,w) of floats as the model takes it; it is {what}.")
+        raise ValueError(f"`x` must be a batch {layout_of(input_dims(model))} of floats as the model takes it; "
+                         f"it is {what}.")
     model = unwrap(model)
     def _find(): return _scan(model, x[:1].detach().as_subclass(Tensor).to(next(model.parameters(), x).device))
     return facts.about(model, 'candidates', tuple(x.shape[1:]), _find)
@@ -171,9 +172,13 @@ def _scan(model, x):
     out,calls,starts,n_bytes,runs = _record_calls(model, x)
     first = _tokens_first(model, x, calls)
     calls = [c for c in calls if c.name in first or not _has_one_column(c.shape)]
-    groups = [g for g in token_groups(calls, first) if g.n>1]
-    find_grids(model, x, groups, _seen(model, calls, tuple(x.shape[-2:])))
-    res = _collect(model, calls, groups, starts, tuple(x.shape[-2:]), main_tensor(out))
+    if x.ndim!=4: _find_axes(model, x, calls)
+    groups = [g for g in token_groups([c for c in calls if not _is_sequence(c, x)], first) if g.n>1]
+    size = tuple(x.shape[2:])
+    (find_volume_grids if x.ndim==5 else find_grids)(model, x, groups, _seen(model, calls, size))
+    res = _collect(model, calls, groups, starts, size, main_tensor(out))
+    if x.ndim!=4: res.layouts = '(bs,c,d,h,w) or (bs,d,h,w,c)' if x.ndim==5 else '(bs,c,t) or (bs,tokens,c)'
+    if x.ndim==5: res.no_tokens = next((g.why for g in groups if g.why and g.on_image), '')
     inside = _attentions(model)[1]
     res.runs = runs
     res.bytes_per_image,res.in_attention,res.detects = n_bytes,{c.name for c in res if inside(c.name)},_has_boxes(out)
@@ -192,7 +197,8 @@ def _scan(model, x):
 
 def _rows_of_features(model, x):
     "How many rows the feature maps have for one image"
-    names = [n for n,m in model.named_modules() if n and isinstance(m, nn.Conv2d)]
+    cls = nn.Conv2d if x.ndim==4 else nn.modules.conv._ConvNd
+    names = [n for n,m in model.named_modules() if n and isinstance(m, cls)]
     if not names: return 1
     with Trace(model, *names, take=lambda o: torch.tensor(len(o))) as t: quietly(model, x)
     return max(int(max(L(n))) for n in t.values())
@@ -222,16 +228,17 @@ def _first_decoded(model, x, cs):
     def _after(c): return [o for o in items if c.name in read[o.name]]
     def _only_resizes(o): # has no weights, or is a transposed convolution
         m = model.get_submodule(o.name)
-        return o.channels==cs.out[1] and (isinstance(m, nn.ConvTranspose2d) or not any(True for _ in m.parameters()))
+        bare = isinstance(m, nn.modules.conv._ConvTransposeNd) or not any(True for _ in m.parameters())
+        return o.channels==cs.out[1] and bare
     def _outside(c): return [o for o in _after(c) if not c.name.startswith(o.aliases[0]+'.')] # no containers of `c`
     def _scores(c): return c.channels==cs.out[1] and all(map(_only_resizes, _outside(c)))
     items = [c for c in items if c.name in read['']] or items
     items = [c for c in items if not _scores(c)] or items
     deep = [c for c in items if c.grid.h*c.grid.w==min(o.grid.h*o.grid.w for o in items)][-1]
-    later = [c for c in _after(deep) if c.grid.h*c.grid.w<cs.out[-2]*cs.out[-1]]
+    later = [c for c in _after(deep) if c.grid.h*c.grid.w<math.prod(cs.out[2:])]
     if not later: return deep
     # enlarged maps are cropped or padded by one to match an odd number of rows
-    def _is_first(c): return max(abs(c.grid.h-later[0].grid.h), abs(c.grid.w-later[0].grid.w))<=1
+    def _is_first(c): return max(abs(a-b) for a,b in zip(c.grid.shape, later[0].grid.shape))<=1
     stage,finer = [c for c in later if _is_first(c)],[c for c in later if not _is_first(c) and c.end>later[0].end]
     return cs._before(stage, finer[0]) if finer else stage[-1]
 
@@ -246,6 +253,8 @@ class _Call:
     end:int # When it ended
     handed_on:bool # Is the output the tensor that the module before returned? Containers return their last child's
     maker:str # The module that computed the main tensor, if the output has several; else None
+    run:int=0 # Which run of the module it is
+    first:bool=None # Of a volume or a sequence: do channels come before positions? None if that is not known
 
 class DoesNotRun(ValueError, RuntimeError): "The model does not run on images of this shape"
 
@@ -257,7 +266,9 @@ def first_pass(
     try: yield
     except (RuntimeError,AssertionError,IndexError,NotImplementedError) as e:
         if 'memory' in str(e).lower(): raise
-        raise DoesNotRun(f"The model does not run on images {tuple(x.shape[1:])}, (c,h,w): "
+        what = {3:'sequences',5:'volumes'}.get(x.ndim, 'images')
+        axes = layout_of(x.ndim-2).replace('bs,', '')
+        raise DoesNotRun(f"The model does not run on {what} {tuple(x.shape[1:])}, {axes}: "
                          f"{(str(e).splitlines() or [type(e).__name__])[0].rstrip('.')}.") from e
 
 def _record_calls(model, x):
@@ -275,7 +286,7 @@ def _record_calls(model, x):
         if t.ndim==0 or len(t)!=len(x) and not _has_one_column(t.shape): return
         ref,maker = made.get(id(t), (lambda: None, None))
         maker = maker if ref() is t and _several(out) else None
-        calls.append(_Call(name, m, tuple(t.shape), starts[name], next(clock), handed_on, maker))
+        calls.append(_Call(name, m, tuple(t.shape), starts[name], next(clock), handed_on, maker, runs[name]-1))
         made[id(t)],last = (weakref.ref(t),name),t
     with ExitStack() as stack, asking(model):
         for n,m in model.named_modules():
@@ -301,15 +312,26 @@ def _tokens_first(model, x, calls):
     names = {c.name for c in calls if _has_one_column(c.shape)}
     if not names: return names
     # with two images their second axis has length two, while windows become twice as many
-    with Trace(model, *names, take=lambda o: tuple(main_tensor(o).shape)) as t: quietly(model, x.repeat(2,1,1,1))
+    with Trace(model, *names, take=lambda o: tuple(main_tensor(o).shape)) as t:
+        quietly(model, x.repeat(2, *[1]*(x.ndim-1)))
     return {n for n,s in t.items() if s[1:2]==(2,)}
 
 def _seen(model, calls, size):
-    "The grids of the four-dimensional layers"
+    "The grids of the four-dimensional layers; those of volumes as `(depth,rows,columns)`"
     inside,n_tokens = _attentions(model)[1],{c.shape[1] for c in calls if len(c.shape)==3}
-    maps = [c for c in calls if len(c.shape)==4 and not _is_weights(c, n_tokens, inside)]
-    grids = [grid_of(c.shape, size, c.module) for c in maps]
-    return list(dict.fromkeys((g.h,g.w) for g in grids if g is not None))
+    maps = [c for c in calls if len(c.shape)==len(size)+2 and not _is_weights(c, n_tokens, inside)]
+    grids = [grid_of(c.shape, size, c.module, c.first) for c in maps]
+    return list(dict.fromkeys(g.shape if len(size)==3 else (g.h,g.w) for g in grids if g is not None))
+
+def _find_axes(model, x, calls):
+    "Say of each call for a volume or a sequence whether its channels come first, if its class does not say that"
+    open_ = [c for c in calls if len(c.shape)==x.ndim and channels_first(c.module) is None]
+    axes = axes_of(model, x, list(dict.fromkeys(c.name for c in open_)))
+    for c in open_: c.first = axes.get((c.name, c.run))
+
+def _is_sequence(c, x):
+    "Does a call put out `(bs,c,t)` for a sequence, and not tokens?"
+    return x.ndim==3 and len(c.shape)==3 and bool(ifnone(c.first, channels_first(c.module)))
 
 # %% ../../nbs/core/04_layers.ipynb #a86d5dfd
 def _collect(model, calls, groups, starts, size, out):
@@ -320,7 +342,7 @@ def _collect(model, calls, groups, starts, size, out):
     n_tokens = {c.shape[1] for c in calls if len(c.shape)==3}
     for call in calls:
         if _is_weights(call, n_tokens, inside): continue
-        if len(call.shape)==4: shapes.append((call.name, call.shape))
+        if len(call.shape)==len(size)+2: shapes.append((call.name, call.shape))
         c = _as_candidate(call, size, group_of.get(id(call)))
         if c is not None: c.run = len(grids_of[call.name])
         grids_of[call.name].append(c and c.grid)
@@ -335,7 +357,7 @@ def _collect(model, calls, groups, starts, size, out):
         same = call.handed_on and not after_inside and items and items[-1].grid==c.grid
         c.aliases = (items.pop().aliases if same else []) + [c.name]
         items.append(c)
-    is_map = out is not None and out.ndim==4 and grid_of(out.shape, size) is not None
+    is_map = out is not None and _is_map(out.shape, size)
     # of nested attentions, only the outermost tells when the tokens are read
     elsewhere = {n for g in groups if not g.on_image for n in g.names} # such as a text encoder
     began = sorted(starts[a] for a in attns if a in starts and not inside(a) and a not in elsewhere)
@@ -345,6 +367,10 @@ def _collect(model, calls, groups, starts, size, out):
     res.groups,res.grids_of = groups,{n:gs for n,gs in grids_of.items() if len(gs)>1}
     return res
 
+def _is_map(shape, size):
+    "Has the model's output the positions of its input, as in segmentation?"
+    return grid_of(shape, size) is not None if len(size)==2 else tuple(shape[2:])==size
+
 def _is_weights(call, n_tokens, inside):
     "Is the output `(bs,heads,tokens,tokens)` the weights of an attention? They look like a feature map"
     s = call.shape
@@ -353,10 +379,10 @@ def _is_weights(call, n_tokens, inside):
 def _as_candidate(call, size, group):
     "The call as a `Candidate`; None if its output has no spatial positions"
     s = call.shape
-    g = grid_of(s, size, call.module) if len(s)==4 else group and group.grid
+    g = grid_of(s, size, call.module, call.first) or (group and group.grid)
     if g is None: return
     if g.is_tokens: g = dataclasses.replace(g, kind='tokens_first' if _has_one_column(s) else 'tokens')
-    channels = s[3] if g.kind=='nhwc' else s[2] if g.is_tokens else s[1]
+    channels = s[-1] if g.kind=='nhwc' else s[2] if g.is_tokens else s[1]
     return Candidate(call.name, g, channels, type(call.module).__name__, call.start, call.end)
 
 # %% ../../nbs/core/04_layers.ipynb #c7df7d3a
@@ -373,10 +399,10 @@ def tokens(self:Layers,
     grid = own.grid if own is not None else next((g.grid for g in same if g.grid is not None), None)
     # tokens that no module returns: keys that are pooled inside an attention, or joined by a CLS token there
     if grid is None and own is None:
-        grid = next((Grid(g.h, g.w) for g in known if not g.is_tokens and g.h*g.w==n), None)
+        grid = next((Grid(g.h, g.w, dims=g.dims) for g in known if not g.is_tokens and g.h*g.w==n), None)
     if grid is None and not same:
         extra = sorted((n-g.h*g.w, g.h, g.w) for g in known if 0<n-g.h*g.w<=16)
-        grid = Grid(extra[0][1], extra[0][2], prefix=extra[0][0]) if extra else None
+        grid = Grid(extra[0][1], extra[0][2], prefix=extra[0][0]) if extra and known[0].dims is None else None
     if grid is not None: return dataclasses.replace(grid, kind='tokens')
     if own is not None and own.is_certain: raise NoPatches(f"The {n} tokens of {name!r} have no grid: {own.why}.")
     why = own.why if own is not None else 'no layer has a grid of as many positions'

@@ -10,6 +10,7 @@ __all__ = ['fusions', 'noisy', 'keeping_outputs', 'explain', 'Trace', 'evaluatin
 from fastai.vision.all import *
 from ..checks import *
 from ..image.heatmap import *
+from ..image.volumes import *
 from ..image.placement import *
 from ..image.reading import *
 from .hooks import *
@@ -41,30 +42,34 @@ def noisy(
     lo,hi = p.x.flatten(1).aminmax(dim=1)
     for _ in range(n):
         noise = torch.randn(p.x.shape[1:], generator=g).to(p.x)
-        yield p.at(p.x + noise*(share*(hi-lo))[:,None,None,None])
+        yield p.at(p.x + noise*(share*(hi-lo)).view(-1, *[1]*(p.x.ndim-1)))
 
 def _enlarged(p, by):
     size = [max(1, round(o*by)) for o in p.x.shape[2:]]
     try: return p.at(resize_maps(p.x, size, antialias=True))
     except (AssertionError,RuntimeError,ValueError) as e:
-        raise ValueError(f"The model does not take images of {size[0]} x {size[1]}, "
+        raise ValueError(f"The model does not take images of {' x '.join(map(str, size))}, "
                          f"so `enlarge={by:g}` is not for it ({e}).") from e
 
 def _shares(p):
     "How far from their own positions the cells of each grid of the layers look, as shares of height and width"
-    return {(g.h,g.w):tuple(a/b for a,b in zip(s, p.x.shape[-2:])) for g,s in zip(p.grids, p.shifts)}
+    return {g.shape:tuple(a/b for a,b in zip(s, p.x.shape[2:])) for g,s in zip(p.grids, p.shifts)}
+
+def _shift_of(m, shifts):
+    "The shift that belongs to the grid of the maps `m`"
+    return shifts.get(tuple(m.shape[1:]), (0,)*(m.ndim-1))
 
 def _mirrored_back(m, shift):
     "A map of mirrored images, flipped back; its cells look to the other side"
-    return resize_maps(m.flip(-1), m.shape[-2:], shift=(0,-2*shift[1]))
+    return resize_maps(m.flip(-1), m.shape[1:], shift=(*[0]*(len(shift)-1),-2*shift[-1]))
 
 def _whole(e, p, raw):
     "Maps of the method `e`, shared among spatial positions with similar features, minus their median"
     def _one(m, acts):
-        f = next((a for a in acts if a.shape[-2:]==m.shape[-2:] and a.shape[1]>1), None)
+        f = next((a for a in acts if a.shape[2:]==m.shape[1:] and a.shape[1]>1), None)
         if f is None: raise _no_features(e)
         m = share_alike(m.detach().float().relu(), f)
-        return (m-m.flatten(1).median(1)[0][:,None,None]).relu()
+        return (m-m.flatten(1).median(1)[0].view(-1, *[1]*(m.ndim-1))).relu()
     acts = p.acts
     if isinstance(raw, Tensor): return _one(raw, acts)
     return [_one(m, [a] if len(raw)==len(acts) else acts) for m,a in zip(raw, acts or [None]*len(raw))]
@@ -83,12 +88,20 @@ def _added(maps):
     size = max((m.shape[-2:] for m in maps), key=lambda s: s[0]*s[1])
     return sum(m if m.shape[-2:]==size else resize_maps(m, size) for m in maps)
 
+def _asked(e, p, kwargs):
+    "The maps of the method `e`; one for pixels is given the positions of a volume or a sequence in rows"
+    if not e.pixels or p.x.ndim==4: return e(p, **kwargs)
+    def _rows(o):
+        fits = isinstance(o, (Tensor,ndarray)) and tuple(o.shape[-p.x.ndim+1:])==tuple(p.x.shape[1:])
+        return torch.as_tensor(o).reshape(*o.shape[:-p.x.ndim+2], -1, o.shape[-1]) if fits else o
+    with p.in_rows() as q: return e(q, **{k:_rows(o) for k,o in kwargs.items()}).view(len(p.x), *p.x.shape[2:])
+
 def _over_views(e, p, smooth, tta, enlarge, whole, kwargs):
     "The maps of the method `e`, or their mean over noisy, mirrored and enlarged views; and the shift of each grid"
     if whole and not p.layers: raise _no_features(e)
     def _maps(q):
         if q.views: return _added([_laid(v, _maps(q.in_view(v))) for v in q.views])
-        return _whole(e, q, e(q, **kwargs)) if whole else e(q, **kwargs)
+        return _whole(e, q, _asked(e, q, kwargs)) if whole else _asked(e, q, kwargs)
     if not smooth and not tta and enlarge==1: return _maps(p),_shares(p)
     sums,notes,n = None,defaultdict(list),max(smooth, 1)*(1+bool(tta))
     shifts = _shares(p if enlarge==1 else _enlarged(p, enlarge))
@@ -98,7 +111,7 @@ def _over_views(e, p, smooth, tta, enlarge, whole, kwargs):
             for mirrored in (False,True)[:1+bool(tta)]:
                 q = view.at(view.x.flip(-1), mirrored=True) if mirrored else view
                 maps = L(_maps(q)).map(lambda m: m.detach().float()/n)
-                if mirrored: maps = [_mirrored_back(m, shifts.get(tuple(m.shape[-2:]), (0,0))) for m in maps]
+                if mirrored: maps = [_mirrored_back(m, _shift_of(m, shifts)) for m in maps]
                 sums = maps if sums is None else [a+b for a,b in zip(sums, maps)]
                 for k,v in q.notes.items(): notes[k].append(v)
                 bar.step()
@@ -112,13 +125,14 @@ fusions = {'mean':lambda m: m.mean(0), 'product':lambda m: m.relu().prod(0), 'ma
 
 def _fuse(raw, how, shifts):
     "The maps of several layers, each scaled to its maximum, as one map on the finest grid; and the shift of that"
-    if isinstance(raw, Tensor): return raw,shifts.get(tuple(raw.shape[-2:]), (0,0))
-    sizes = [tuple(r.shape[-2:]) for r in raw]
-    size = max(sizes, key=lambda s: s[0]*s[1])
-    to = shifts.get(size, (0,0))
+    if isinstance(raw, Tensor): return raw,_shift_of(raw, shifts)
+    sizes = [tuple(r.shape[1:]) for r in raw]
+    size = max(sizes, key=math.prod)
+    to = shifts.get(size, (0,)*len(size))
     if len(raw)==1: return raw[0],to
     def _moved(r, s): return resize_maps(r, size, shift=[a-b for a,b in zip(shifts.get(s, to), to)])
-    return fusions[how](torch.stack([scale_maps(_moved(r, s), signed=True) for r,s in zip(raw, sizes)])),to
+    scaled = [scale_maps(_moved(r, s), True, len(size)) for r,s in zip(raw, sizes)]
+    return fusions[how](torch.stack(scaled)),to
 
 # %% ../../nbs/core/13_pipeline.ipynb #867030b1
 _kept = [] # lists of outputs, see `keeping_outputs`
@@ -152,24 +166,28 @@ def _answer(model, learner, x, method, target, layer, size, fuse='mean', views=(
     e = pick_method(method, model, target is not None, x, target)
     e.check_options(kwargs)
     layer = _layer_names(model, layer)
+    if isinstance(model, ImageTower): learner = None # its outputs are not the classes of a data set
     if target is None and (learner is None or class_names(learner) is None) and has_no_classes(model):
         target = EmbeddingSize()
+    if views[1] and x.ndim==3: raise ValueError("`tta` mirrors images and volumes; a signal has no mirror image.")
     x = x.clone() if x.is_inference() else x
     p = _probe(e, model, learner, x, target, layer, place, kwargs)
     raw,shifts = _over_views(e, p, *views, kwargs)
     raw,shift = _fuse(raw, fuse, shifts)
-    if raw.ndim!=3 or len(raw)!=len(x):
-        raise ValueError(f"The explainer {e.name!r} must return (bs,gh,gw) = ({len(x)},gh,gw); "
+    if raw.ndim!=x.ndim-1 or len(raw)!=len(x):
+        axes = {3:'gt',5:'gd,gh,gw'}.get(x.ndim, 'gh,gw')
+        raise ValueError(f"The explainer {e.name!r} must return (bs,{axes}) = ({len(x)},{axes}); "
                          f"it returned {tuple(raw.shape)}.")
     for o in _kept: o.append(p.out)
     p.out # resolves the target also for methods that do not use it
     raw = raw.detach().float()
-    maps = _finish(raw, ifnone(size, tuple(x.shape[-2:])), e, p, shift)
+    maps = _finish(raw, ifnone(size, tuple(x.shape[2:])), e, p, shift)
     p.notes.update(_confidence(p, learner))
     names = p.layers if p.trace is None else p.trace.names # a trace knows them after the pass
     layer = names[0] if len(names)==1 else tuple(names) or None
-    return Heatmap(maps, raw=raw, method=e.name, layer=layer, target=_names(e, p), signed=e.signed, notes=p.notes,
-                   shift=shift)
+    img = None if x.ndim==4 else L(list(x.detach())) # volumes and signals have no picture to be drawn on
+    return heatmap_class(x)(maps, raw=raw, method=e.name, layer=layer, target=_names(e, p), signed=e.signed,
+                            notes=p.notes, shift=shift, img=img)
 
 def _probe(e, model, learner, x, target, layer, place, kwargs):
     "The `Probe` for the method `e`"
@@ -187,7 +205,9 @@ def _probe(e, model, learner, x, target, layer, place, kwargs):
     vocabs = vocabs_of(learner) if learner is not None else []
     if len(vocabs)>1 and not callable(target): target = OutputOf(target, vocabs)
     cut = binary_cut(learner) if learner is not None and vocab is not None and len(vocab)==2 else 0
-    target = Target(target, vocab, regression=learner is not None and vocab is None, cut=cut)
+    regression = learner is not None and vocab is None and not classifies(learner)
+    if x.ndim!=4 and cs.out is not None and not callable(target): target = VoxelTarget(target, vocab, regression)
+    target = Target(target, vocab, regression=regression, cut=cut)
     layers,views = _views(e, model, x, cs, layers, trace, run, free)
     layers = [(n,g if is_run(n) or cs.runs.get(n, 1)>1 else grid_at(model, x, n, g)) for n,g in layers]
     p = Probe(model, x, target, layers, e.grad, trace, e.by_class, watch, place, views)
@@ -245,7 +265,7 @@ def _confidence(p, learner):
     except (ValueError,RuntimeError,IndexError): return {} # an output that needs no scores, such as tokens
     res = confidence(p.out, p.target, score, None if learner is None else activation_of(learner))
     if p.target.target is None or 'probability' not in res: return res
-    faint = negligible(res['probability'], model_output(p.out).shape[-1])
+    faint = negligible(res['probability'], 1 if p.target.custom else model_output(p.out).shape[-1])
     if faint.any():
         i = int(faint.nonzero()[0,0])
         warn(f"The model sees almost nothing of {p.target.names[i]!r} in {int(faint.sum())} of {len(faint)} images "
@@ -283,11 +303,11 @@ def _why_empty(raw, e, p):
 # %% ../../nbs/core/13_pipeline.ipynb #92e72ab0
 def explain(
     learn, # A `Learner` (also from `load_checkpoint` or `load_learner`), or any `nn.Module`
-    x, # A batch `(bs,c,h,w)`, or a tuple of all inputs of the model; or what the learner reads, such as a path
+    x, # A batch `(bs,c,h,w)`, of volumes `(bs,c,d,h,w)` or of signals `(bs,c,t)`; all inputs; or what the learner reads
     method:str='auto', # A name in `explainers`; `'auto'` takes the one that suits the model best
     target=None, # None (predicted class), a class by number or name, one per image, or `f(output, idx) -> (rows,)`
     layer=None, # Module, glob on names, list of these, index among the `candidates`, `(name, run)`; None: the default
-    size=None, # Height and width of the result, or one number for both; None: as the input, or as the picture
+    size=None, # Height and width of the result, or one number for each side; None: as the input, or as the picture
     fuse:str='mean', # How maps of several layers are combined: `'mean'`, `'product'`, or `'max'` as in LayerCAM's paper
     smooth:int=0, # Number of noisy copies of each image to average over (SmoothGrad, Smilkov et al. 2017, eq. 1)
     tta:bool=False, # Average over each image and its mirror image?
@@ -302,7 +322,8 @@ def explain(
 
     The maps of a batch are in the pixels of the model's input. Pictures are read as the learner's data loader reads
     them; their maps are in the pictures' own pixels, and zero where the transforms cropped. If the input cannot be
-    located on a picture, its map is in the pixels of the input. Pictures of several sizes give an `L` of Heatmaps,
+    located on a picture, its map is in the pixels of the input. Volumes and signals give a `VolumeHeatmap` `(bs,d,h,w)`
+    or a `SignalHeatmap` `(bs,t)`, and `raw` has as many axes. Pictures of several sizes give an `L` of Heatmaps,
     unless `size` is given. A map takes 4 bytes for each pixel of a picture, and less with a small `size`. The model,
     its gradients and all random states are left as they were. A map that is zero everywhere gives a warning.
 
@@ -316,7 +337,7 @@ def explain(
                         "contains, "
                         "for an exported program, pass its `.module()`.")
     model,learner = (learn,None) if isinstance(learn, nn.Module) else (learn.model,learn)
-    size = _size(size)
+    size = _size(size, _sides(unwrap(model), x))
     one_of(fusions, fuse=fuse)
     one_of(('measured','even'), place=place)
     check_flag(tta=tta)
@@ -340,9 +361,20 @@ def _check_views(smooth, enlarge):
 
 _most = 2**28 # pixels of a map that `size` may ask for
 
-def _size(size):
-    "`size` as (height, width), or None"
+def _sides(model, x):
+    "How many sides a map has: 2, or 3 for volumes and 1 for signals"
+    x,n = x[0] if isinstance(x, (tuple,list)) and len(x) else x,input_dims(model)
+    return n if n in (1,3) and isinstance(x, Tensor) and x.ndim in (n+1,n+2) else 2
+
+def _size(size, n=2):
+    "`size` as (height, width), or None; of volumes and signals as one number for each of their `n` sides"
     if size is None: return
+    if n!=2:
+        sides = [size]*n if is_whole(size) else size
+        if isinstance(sides, (tuple,list)) and len(sides)==n and all(is_whole(o) and o>0 for o in sides):
+            if math.prod(sides)<=_most: return tuple(sides)
+        raise ValueError(f"`size` is {'the length' if n==1 else 'one number, or depth, height and width'} of the map, "
+                         f"of at most {_most//10**6} million values; it is {size!r}.")
     hw = height_and_width(size=size)
     if hw[0]*hw[1]>_most: # more than Pillow opens
         raise ValueError(f"`size` is at most {_most//10**6} megapixels, which take {_most*4/2**30:g} GB a map; "

@@ -24,7 +24,7 @@ class Probe:
     "One prepared question to a model; everything in it is computed when it is first asked for"
     def __init__(self,
         model:nn.Module, # A model in evaluation mode
-        x:Tensor, # Images `(bs,c,h,w)`
+        x:Tensor, # Images `(bs,c,h,w)`, volumes `(bs,c,d,h,w)`, or sequences `(bs,c,t)`
         target:Target=None, # What the score is; None is the output of the predicted class
         layers=(), # `(layer, Grid)` pairs, in the order in which they run; a layer is a name, or `(name, run)`
         grad:int=False, # Are gradients at the layers needed? 2: second derivatives, too
@@ -56,22 +56,23 @@ class Probe:
         return self.trace
 
     @property
-    def acts(self)->list: # One `(bs,c,gh,gw)` in float32 per layer
+    def acts(self)->list: # One `(bs,c,gh,gw)` in float32 per layer; of volumes and sequences with their axes
         "The layers' outputs"
         self._run()
         return [g.read(o.detach().as_subclass(Tensor)).float() for o,g in zip(self._outs, self.grids)]
 
     @property
-    def shifts(self)->list: # One `(rows,columns)` in pixels of the input per layer
+    def shifts(self)->list: # One `(rows,columns)` in pixels of the input per layer, a number for each axis
         "How far from their own positions the layers' cells look; measured at the coarsest layer, scaled for others"
+        n = self.x.ndim-2
         several = self.views or self.view or any(map(is_run, self.layers)) # each run has shifts of its own
-        if self.place=='even' or not self.layers or several: return [(0.,0.)]*len(self.layers)
+        if self.place=='even' or not self.layers or several: return [(0.,)*n]*len(self.layers)
         areas = [g.h*g.w for g in self.grids]
-        i,(h,w) = areas.index(min(areas)),self.x.shape[-2:]
-        dy,dx = cell_shift(self.model, self.x, self.layers[i], self.grids[i])
+        i,size = areas.index(min(areas)),self.x.shape[2:]
+        shift = cell_shift(self.model, self.x, self.layers[i], self.grids[i])
         def _share(n, g, of): return (n/g-1)/max(n/of-1, 1e-6) # each stride shifts by up to half of itself
-        last = self.grids[i]
-        return [(dy*_share(h, g.h, last.h),dx*_share(w, g.w, last.w)) for g in self.grids]
+        last = self.grids[i].shape
+        return [tuple(s*_share(*o) for s,*o in zip(shift, size, g.shape, last)) for g in self.grids]
 
     def memo(self,
         key, # Name of the result; hashable
@@ -184,7 +185,7 @@ def score(self:Probe,
     if same and not is_run(self.layers[layer]):
         if self._can_replay(layer, int(idx[0])):
             with self._replay.rows(len(idx)):
-                return self._scored(self._replay.x.expand(len(idx),-1,-1,-1), edit, idx, layer, self._replay.times)
+                return self._scored(self._replay.repeated(len(idx)), edit, idx, layer, self._replay.times)
     x = ifnone(x, self.x if idx is None else self.x[idx])
     return self._scored(x, edit, ifnone(idx, self.idx), layer)
 
@@ -279,6 +280,12 @@ class Replay:
                 m.forward = _stub(m, outs[m], partial(map_tensors, partial(self._repeat, n)))
             yield
 
+    def repeated(self,
+        n:int # Number of rows
+    )->Tensor: # `(n,c,h,w)`
+        "The image in every row"
+        return self.x.expand(n, *self.x.shape[1:])
+
     def _repeat(self, n, t):
         if not t.ndim or len(t)!=1: return t
         t = t.expand(n, *t.shape[1:])
@@ -292,7 +299,7 @@ class Replay:
         want = score(self.out, 1)
         for self.copies in (False,True):
             try:
-                with self.rows(3), torch.no_grad(), eagerly(): got = score(self.model(self.x.expand(3,-1,-1,-1)), 3)
+                with self.rows(3), torch.no_grad(), eagerly(): got = score(self.model(self.repeated(3)), 3)
             except (RuntimeError,TypeError,ValueError,IndexError,KeyError): continue
             atol = 1e-5*float(want.abs())+1e-7
             if got.shape==(3,) and torch.allclose(got, want.expand(3), rtol=1e-4, atol=atol): return True
@@ -361,3 +368,16 @@ def in_view(self:Probe,
     trace = self.watch and self.watch(self.x)
     if trace is not None: trace.only = view.module,view.run
     return self.replace(layers=[(n,view.turn(g)) for n,g in found], trace=trace, views=(), view=view)
+
+# %% ../../nbs/core/10_probe.ipynb #414bfd36
+@patch
+@contextmanager
+def in_rows(self:Probe): # Yields a `Probe` about `(bs,c,d*h,w)`, or `(bs,c,1,t)`
+    "The same question about a volume or a sequence with its positions in rows; the model gets them as it takes them"
+    size = self.x.shape[2:]
+    def _as_taken(m, args): return (args[0].reshape(*args[0].shape[:2], *size), *args[1:]) if args[0].ndim==4 else None
+    res = self.replace(x=self.x.reshape(*self.x.shape[:2], -1, size[-1]), layers=())
+    res._out,res.notes = self.out,self.notes
+    hook = self.model.register_forward_pre_hook(_as_taken)
+    try: yield res
+    finally: hook.remove()

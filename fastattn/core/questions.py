@@ -19,8 +19,13 @@ import copy,torchvision
 # %% ../../nbs/core/14_questions.ipynb #cfc35297
 class contrast(CustomTarget):
     "Target: the score of `this` class minus that of the `other` (Finer-CAM, Zhang et al. 2025, eq. 4 and 6)"
+    def __new__(cls, this=None, other=None, *args, **kwargs):
+        # a target that has a contrast of its own, such as one prompt of a `text_target`
+        if hasattr(this, 'contrast'): return this.contrast(other, *args, **kwargs)
+        return super().__new__(cls)
+
     def __init__(self,
-        this=None, # Class by number or name; None is the predicted one
+        this=None, # Class by number or name; None is the predicted one; or one prompt of a `text_target`
         other=None, # Class by number or name, or a list of them; None takes the `n` classes with the nearest scores
         alpha:float=1., # Weight of the others' scores
         n:int=3 # Number of other classes, if `other` is None

@@ -17,14 +17,14 @@ from .layers import *
 def noise_images(
     x:Tensor, # A batch `(bs,c,h,w)`, whose type and device the noise takes
     n:int=2, # Number of images
-    size:tuple=None, # Height and width; None is that of `x`
+    size:tuple=None, # Height and width, or the sizes of a volume or a sequence; None is that of `x`
     seed:int=0 # Seed of the noise
 )->Tensor: # `(n,c,h,w)`, of mean 0 and standard deviation 1
     "Noise that varies at all scales, as photographs do"
-    g,c,(h,w) = torch.Generator().manual_seed(seed),x.shape[1],ifnone(size, x.shape[2:])
-    cells = [2**i for i in range(max(1, int(math.log2(min(h,w)))))]
-    def _noise(cell): return torch.randn(n, c, math.ceil(h/cell), math.ceil(w/cell), generator=g)
-    res = sum(resize_maps(_noise(o), (h,w)) for o in cells)
+    g,c,size = torch.Generator().manual_seed(seed),x.shape[1],tuple(ifnone(size, x.shape[2:]))
+    cells = [2**i for i in range(max(1, int(math.log2(min(size)))))]
+    def _noise(cell): return torch.randn(n, c, *[math.ceil(o/cell) for o in size], generator=g)
+    res = sum(resize_maps(_noise(o), size) for o in cells)
     return ((res-res.mean())/res.std()).to(x.device, x.dtype)
 
 # %% ../../nbs/core/06_sampling.ipynb #f9b06d52
@@ -67,19 +67,20 @@ def measured(
 
 # %% ../../nbs/core/06_sampling.ipynb #ae91799b
 def phase_means(
-    maps:Tensor, # `(bs,gh,gw)`
-    period:tuple # Rows and columns after which the phases repeat
+    maps:Tensor, # `(bs,gh,gw)`, or maps of volumes or sequences
+    period:tuple # Rows and columns after which the phases repeat, one number for each axis
 )->Tensor: # `(rows,columns)`, with a mean of 1; ones where the maps are empty
     "The mean of the maps at the positions of each phase, relative to the mean of all phases"
-    sh,sw = period
-    res = torch.stack([torch.stack([maps[:,i::sh,j::sw].mean() for j in range(sw)]) for i in range(sh)])
+    starts = itertools.product(*map(range, period))
+    def _mean(at): return maps[(slice(None), *map(slice, at, [None]*len(at), period))].mean()
+    res = torch.stack([_mean(at) for at in starts]).view(period)
     return res/res.mean() if res.mean()>0 else torch.ones_like(res)
 
 # %% ../../nbs/core/06_sampling.ipynb #93935f87
 def _tiled(phases, like):
     "The phases, repeated over a grid as large as that of `like`"
-    (sh,sw),(gh,gw) = phases.shape,like.shape[-2:]
-    return phases.to(like).repeat(math.ceil(gh/sh), math.ceil(gw/sw))[:gh,:gw]
+    size = like.shape[-phases.ndim:]
+    return phases.to(like).repeat(*[math.ceil(n/s) for n,s in zip(size, phases.shape)])[tuple(map(slice, size))]
 
 def spread_gradient(
     g:Tensor, # Gradients `(bs,c,gh,gw)`
@@ -87,12 +88,15 @@ def spread_gradient(
 )->Tensor: # `(bs,c,gh,gw)`
     "Spread gradients over the windows of a stride"
     if phases is None: return g
-    sh,sw = phases.shape
     def _triangle(n, s): # a matrix, which is quicker than a convolution of each channel
         i = torch.arange(n, device=g.device)
         return (1-(i[:,None]-i).abs()/s).clamp(min=0).to(g)
-    rows,columns = _triangle(g.shape[-2], sh),_triangle(g.shape[-1], sw)
-    return rows@g@columns/(rows@_tiled(phases, g)@columns).clamp(min=1e-6)
+    along = [_triangle(n, s) for n,s in zip(g.shape[2:], phases.shape)]
+    def _spread(t):
+        if len(along)==2: return along[0]@t@along[1]
+        for axis,m in zip(range(-len(along), 0), along): t = (t.movedim(axis, -1)@m).movedim(-1, axis)
+        return t
+    return _spread(g)/_spread(_tiled(phases, g)).clamp(min=1e-6)
 
 # %% ../../nbs/core/06_sampling.ipynb #5d9dc56a
 def _phases(model, noise, name, grid, period):
@@ -115,10 +119,10 @@ def gradient_phases(
     last:Grid # Layout of the last layer's output, which gives the stride between the two layers
 )->Tensor: # `(2,rows,columns)` of mean 1, as measured and after spreading; None if gradients are even
     "How much of features times gradients lies on each phase of the layer's grid, if that is uneven"
-    period = tuple(max(1, round(a/b)) for a,b in zip((grid.h,grid.w), (last.h,last.w)))
-    if period==(1,1) or grid.h<2*period[0] or grid.w<2*period[1]: return None
+    period = tuple(max(1, round(a/b)) for a,b in zip(grid.shape, last.shape))
+    if max(period)==1 or any(n<2*s for n,s in zip(grid.shape, period)): return None
     find = partial(_phases, grid=grid, period=period)
-    res = measured(model, f'phases of {grid.h} x {grid.w} by {period}', name, x, find)
+    res = measured(model, f'phases of {grid.shape} by {period}', name, x, find)
     return None if res is None or max(res[0].max(), 1/res[0].min().clamp(min=1e-9))<=uneven else res
 
 def even_products(
@@ -135,17 +139,18 @@ def even_products(
 def _middle(n): return slice(int(n/4+.499), n-int(n/4+.499)) # about half of `n` cells
 
 def _centres(model, noise, name, grid):
-    "Where the middle cells look in each image, `(n,2)` pixels below and to the right of its centre"
+    "Where the middle cells look in each image, `(n,2)` pixels below and to the right of its centre; one for each axis"
     noise = noise.clone().requires_grad_()
     with asking(model, grad=True), Trace(model, name, take=main_tensor) as t:
         model(noise)
         f = grid.read(t[name][-1] if isinstance(t[name], list) else t[name]).float()
-        mid = f[:,:,_middle(f.shape[2]),_middle(f.shape[3])]
+        mid = f[(slice(None),slice(None),*map(_middle, f.shape[2:]))]
         signs = torch.randint(0, 2, mid.shape, generator=torch.Generator().manual_seed(0)).to(mid)*2-1
         g, = torch.autograd.grad((mid*signs).sum(), noise)
     mass = g.float().square().sum(1)
     def _centre(m): return (m*(torch.arange(m.shape[1], device=m.device)+.5-m.shape[1]/2)).sum(1)/m.sum(1)
-    return torch.stack([_centre(mass.sum(2)),_centre(mass.sum(1))], 1)
+    axes = range(1, mass.ndim)
+    return torch.stack([_centre(mass.movedim(k, 1).flatten(2).sum(2) if len(axes)>1 else mass) for k in axes], 1)
 
 def cell_shift(
     model:nn.Module, # Any model
@@ -154,13 +159,17 @@ def cell_shift(
     grid:Grid # Layout of its output
 )->tuple: # Rows and columns, in pixels of the input; 0 if the shift is not certain
     "How far from their own positions the cells of a layer look, if that is more than four times its error"
-    if grid.is_tokens or grid.h*grid.w==1: return 0.,0.
-    (h,w),cell = x.shape[-2:],(x.shape[-2]//grid.h,x.shape[-1]//grid.w)
-    whole = h%grid.h==0 and w%grid.w==0
-    sizes = [(4*cell[0],4*cell[1])] if whole and h*w>16*cell[0]*cell[1] else []
-    at = measured(model, 'centres', name, x, partial(_centres, grid=grid), 4, [*sizes,(h,w)])
-    if at is None: return 0.,0.
-    if whole or h==w: at = at.flatten()[:,None].expand(-1,2)
+    size,cells = tuple(x.shape[2:]),grid.shape
+    if grid.is_tokens or grid.h*grid.w==1: return (0.,)*len(size)
+    cell = tuple(a//b for a,b in zip(size, cells))
+    whole = not any(a%b for a,b in zip(size, cells))
+    small = whole and len(size)>1 and math.prod(size)>4**len(size)*math.prod(cell)
+    sizes,n = [tuple(4*o for o in cell)] if small else [],4 if len(size)>1 else 16
+    at = measured(model, 'centres', name, x, partial(_centres, grid=grid), n, [*sizes,size])
+    if at is None: return (0.,)*len(size)
+    # the axes of an image have the same strides; time and space in a video do not
+    alike = whole or len(set(size))==1 if len(size)==2 else len({*zip(size, cells)})==1
+    if alike: at = at.flatten()[:,None].expand(-1,len(size))
     shift,error = at.mean(0),at.std(0)/len(at)**.5
-    certain = (shift.abs()>4*error)&(shift.abs()>tensor(cell).to(at)/8)
+    certain = (shift.abs()>4*error)&(shift.abs()>tensor(list(cell)).to(at)/8)
     return tuple(torch.where(certain, shift, torch.zeros_like(shift)).tolist())

@@ -135,6 +135,12 @@ class CustomTarget:
         "The query of a DETR that the target is about in each image"
         return None
 
+    def notes(self,
+        out # What the model returned for the images
+    )->dict: # `{name: one value for each image}`, for `Heatmap.notes`
+        "What there is to report of the target besides its score, such as a probability"
+        return {}
+
 # %% ../../nbs/core/07_target.ipynb #6bbb96d1
 class ScoreFunction(CustomTarget):
     "A plain function `f(output, idx) -> (rows,)` as a target"

@@ -13,6 +13,7 @@ from ..image.plotting import *
 from ..image.heatmap import *
 from ..image.reading import *
 from ..core.hooks import *
+from ..core.grids import *
 from ..core.layers import *
 from ..core.target import *
 from ..core.memory import *
@@ -288,6 +289,8 @@ def visualize_class(
 )->Dreams: # One picture for each target
     "Pictures that maximise a class or part of a layer (Olah et al. 2017); raises `ValueError` for an unknown target"
     model,learner = model_of(learn)
+    if (n := input_dims(model)) in (1,3):
+        raise ValueError(f"Pictures are made for models of images {layout_of(2)}; this one takes {layout_of(n)}.")
     one_of(('probability','logit'), objective=objective)
     at_least(1, steps=steps, views=views, frames=frames)
     _check_numbers(size, disturb, tv, decay, lr, adversarial, seed)

@@ -49,6 +49,7 @@ class Heatmap(TensorBase):
     _meta,_per_image = ('raw','method','layer','target','img','signed','notes','shift'),('raw','target','img','notes')
     raw=method=layer=target=img=notes=None
     signed,shift = False,(0,0)
+    dims = 2 # axes of one map; see `VolumeHeatmap` and `SignalHeatmap` for others
 
     def __new__(cls,
         maps, # `(bs,h,w)` or `(h,w)`: a tensor, an array, or numbers in lists
@@ -85,14 +86,16 @@ class Heatmap(TensorBase):
 
     def __getitem__(self, i):
         res = self.as_subclass(Tensor)[i]
-        if self.ndim!=3 or isinstance(i, tuple) or i is None or i is Ellipsis: return res
+        if self.ndim!=self.dims+1 or isinstance(i, tuple) or i is None or i is Ellipsis: return res
         picked = {k:_pick(v, i) if k in self._per_image and v is not None else v for k,v in self.known.items()}
-        return Heatmap(res, **picked)
+        return type(self)(res, **picked)
 
-    def __iter__(self): return (self[i] for i in range(len(self))) if self.ndim==3 else iter(self.as_subclass(Tensor))
+    def __iter__(self):
+        return (self[i] for i in range(len(self))) if self.ndim==self.dims+1 else iter(self.as_subclass(Tensor))
+
     def __repr__(self):
         about = f', method={self.method}, layer={self.layer}, target={self.target}' if self.method else ''
-        return f'Heatmap{tuple(self.shape)}{about}'
+        return f'{type(self).__name__}{tuple(self.shape)}{about}'
 
     @property
     def known(self)->dict: # All that it knows, except the maps
@@ -116,34 +119,50 @@ def replace(self:Heatmap,
     "A copy with some attributes changed; an unknown name raises `ValueError`"
     for k in changes: one_of(self._meta, change=k)
     if maps is None: maps = self.as_subclass(Tensor)[:] # a new tensor, since `as_subclass` shares the attributes
-    return Heatmap(maps, **{**self.known, **changes})
+    return type(self)(maps, **{**self.known, **changes})
 
 # %% ../../nbs/image/03_heatmap.ipynb #b675a641
 def resize_maps(
-    maps:Tensor, # `(bs,h,w)` or `(bs,c,h,w)`
-    size, # Height and width in pixels
+    maps:Tensor, # `(bs,h,w)` or `(bs,c,h,w)`; for volumes and sequences with as many axes as `size` in place of `h,w`
+    size, # Height and width in pixels, or a number for each axis
     antialias:bool=False, # Smooth maps that are made smaller?
     shift:tuple=(0,0) # How far to move maps down and to the right, as shares of their height and width
 )->Tensor: # With as many dimensions as `maps`; `maps` itself if it has that size already and is not moved
     "Resize maps or images bilinearly between the centres of cells; their border fills what `shift` uncovers"
     size = tuple(size)
-    if tuple(maps.shape[-2:])==size and not any(shift): return maps
-    t = maps if maps.ndim==4 else maps[:,None]
-    if any(shift):
+    n = len(size)
+    if tuple(maps.shape[-n:])==size and not any(shift): return maps
+    t = maps if maps.ndim==n+2 else maps[:,None]
+    if n!=2: t = _resized_along(t, size, antialias, shift)
+    elif any(shift):
         dy,dx = shift
         theta = tensor([[1,0,-2*dx],[0,1,-2*dy]]).to(t).expand(len(t),2,3)
         grid = F.affine_grid(theta, (len(t),1,*size), align_corners=False)
         t = F.grid_sample(t, grid, padding_mode='border', align_corners=False)
     else: t = F.interpolate(t, size=size, mode='bilinear', align_corners=False, antialias=antialias)
-    return t if maps.ndim==4 else t[:,0]
+    return t if maps.ndim==n+2 else t[:,0]
+
+def _resized_along(t, size, antialias, shift):
+    "Volumes `(bs,c,d,h,w)` or sequences `(bs,c,t)` resized linearly along each axis, and moved"
+    if any(shift):
+        if len(size)==1: return _moved(t[:,:,None], (1,*size), (0,*shift))[:,:,0]
+        return _moved(t, size, shift)
+    if antialias and math.prod(size)<math.prod(t.shape[2:]): return F.interpolate(t, size=size, mode='area')
+    return F.interpolate(t, size=size, mode='trilinear' if len(size)==3 else 'linear', align_corners=False)
+
+def _moved(t, size, shift):
+    theta = torch.cat([torch.eye(len(size)), -2*tensor(shift[::-1]).float()[:,None]], 1)
+    grid = F.affine_grid(theta.to(t).expand(len(t),-1,-1), (len(t),1,*size), align_corners=False)
+    return F.grid_sample(t, grid, padding_mode='border', align_corners=False)
 
 # %% ../../nbs/image/03_heatmap.ipynb #536168f7
 def scale_maps(
     raw:Tensor, # `(...,h,w)`
-    signed:bool=False # Divide by the largest absolute value, and keep the sign?
+    signed:bool=False, # Divide by the largest absolute value, and keep the sign?
+    dims:int=2 # Axes of one map: 3 for volumes, 1 for sequences
 )->Tensor: # `(...,h,w)`; the largest value in each map is 1
     "Divide every map by its maximum; a map of zeros stays zero"
-    top = (raw.abs() if signed else raw).flatten(-2).amax(-1)[...,None,None]
+    top = (raw.abs() if signed else raw).flatten(-dims).amax(-1)[(...,*[None]*dims)]
     return torch.where((top>0)|top.isnan(), raw/top.clamp(min=torch.finfo(raw.dtype).tiny), torch.zeros_like(raw))
 
 # %% ../../nbs/image/03_heatmap.ipynb #dc342c34
@@ -154,7 +173,7 @@ def enlarged_maps(
     shift:tuple=(0,0) # See `resize_maps`
 )->Tensor: # `(bs,h,w)`, 0..1, or -1..1 if signed
     "The maps to draw, from the values on a model's own grid"
-    return scale_maps(resize_maps(raw if signed else raw.relu(), size, shift=shift), signed)
+    return scale_maps(resize_maps(raw if signed else raw.relu(), size, shift=shift), signed, len(size))
 
 # %% ../../nbs/image/03_heatmap.ipynb #210c70f2
 def share_alike(
@@ -239,7 +258,7 @@ def is_empty(self:Heatmap)->bool: # True if no value differs from 0
 @patch
 def _one(self:Heatmap, verb):
     "This map, or the only map of a batch of one"
-    if self.ndim==2: return self
+    if self.ndim==self.dims: return self
     if len(self)==1: return self[0]
     raise ValueError(f"This Heatmap holds {len(self)} maps and `{verb}` is of one: index it, as in `h[0].{verb}`.")
 
@@ -339,7 +358,7 @@ def on_grid(self:Heatmap)->Heatmap: # `(bs,gh,gw)`, 0..1 or -1..1
     if not isinstance(self.raw, Tensor):
         raise ValueError("This Heatmap does not know its `raw` map on the model's grid; `explain` makes those that do.")
     raw = self.raw.float() if self.signed else self.raw.float().relu()
-    return self.replace(scale_maps(raw, self.signed))
+    return self.replace(scale_maps(raw, self.signed, self.dims))
 
 # %% ../../nbs/image/03_heatmap.ipynb #d4e4e1d1
 @patch(as_prop=True)

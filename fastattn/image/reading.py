@@ -43,6 +43,7 @@ def processed(
     pics:list # PIL images
 ): # Its dict of tensors
     "Run an image processor on pictures; bytes are scaled to 0..1 even if the processor expects them scaled"
+    prep = getattr(prep, 'image_processor', prep) # of a processor for pictures and texts
     rescale = {} if getattr(prep, 'do_rescale', True) is not False else dict(do_rescale=True)
     mean = getattr(prep, 'image_mean', None)
     if rescale and (not getattr(prep, 'do_normalize', False) or max(L(ifnone(mean, 0)))>2):

@@ -87,6 +87,8 @@ class SeenPictures:
         with undisturbed(self.learn):
             dl = self.learn.dls.test_dl(interp._items(list(idxs)), with_labels=True, bs=interp.dl.bs, num_workers=0)
             self.x = torch.cat([as_batch(b[0], self.model).cpu() for b in dl])
+        if self.x.ndim!=4: raise ValueError("Shortcuts are looked for in images "
+                                            f"{layout_of(2)}; the inputs are {layout_of(self.x.ndim-2)}.")
         with asking(self.model, self.learn):
             cs = candidates(self.model, self.x[:1])
             self.layers = [cs.auto(), *cs.stages()[:1]]

@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.files import *
 from ..core.hooks import *
+from ..core.grids import *
 from ..core.memory import *
 from ..core.registry import *
 from ..core.inputs import *
@@ -152,6 +153,8 @@ def audit_maps(
     missing = _same_answer(s)
     with (still := asking(model, learner)), still:
         xb = as_batch(s.x[:4], model)
+        if xb.ndim!=4:
+            raise ValueError(f"Maps are audited on images {layout_of(2)}; the inputs are {layout_of(xb.ndim-2)}.")
         suited = suitable(model, x=xb) if methods is None else []
         left_out = [m for m in suited if m in many_passes]
         if left_out: missing = [*missing, f"Not asked, since they take very many passes: {', '.join(left_out)}; name "

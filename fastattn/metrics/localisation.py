@@ -27,19 +27,22 @@ def _as_numbers(**kwargs):
     return t
 
 def _maps_and_masks(maps, masks):
-    "Maps `(n,H,W)` as floats and masks `(n,H,W)` as booleans, at the size of the masks"
+    "Maps `(n,H,W)` as floats and masks `(n,H,W)` as booleans, at the size of the masks; of volumes and signals in rows"
+    n = maps.dims if isinstance(maps, Heatmap) else 2
     maps,masks = _as_numbers(maps=maps),_as_numbers(masks=masks)
-    maps,masks = (o[None] if o.ndim==2 else o for o in (maps,masks))
+    if maps.ndim==masks.ndim==4: n = 3
+    maps,masks = (o[None] if o.ndim==n else o for o in (maps,masks))
     for k,o in (('maps',maps),('masks',masks)):
-        if o.ndim!=3:
-            raise ValueError(f"`{k}` must be (n,h,w), a single number for each spatial position; "
-                             f"their shape is {tuple(o.shape)}.")
+        if o.ndim!=n+1:
+            raise ValueError(f"`{k}` must be {('(n,t)','(n,h,w)','(n,d,h,w)')[n-1]}, a single number for each spatial "
+                             f"position; their shape is {tuple(o.shape)}.")
         if not o.numel(): raise ValueError(f"`{k}` are empty; their shape is {tuple(o.shape)}.")
     if len(maps)!=len(masks):
         raise ValueError(f"{len(maps)} maps were given for {len(masks)} masks; "
                          "each map needs the mask of its own image.")
     maps,masks = maps.float(),(masks>0).to(maps.device)
-    return resize_maps(maps, masks.shape[-2:]),masks
+    maps = resize_maps(maps, masks.shape[1:])
+    return (maps,masks) if n==2 else tuple(o.reshape(len(o), -1, o.shape[-1]) for o in (maps,masks))
 
 # %% ../../nbs/metrics/01_localisation.ipynb #4c3f8706
 def pictures_of(
@@ -113,7 +116,7 @@ def _or_learner(metric):
 # %% ../../nbs/metrics/01_localisation.ipynb #2eeddf25
 @_or_learner
 def energy_inside(
-    maps, # `(n,h,w)`, such as a `Heatmap`; or a `Learner`, with `x`, `method`, `target` and options of `explain`
+    maps, # `(n,h,w)`, such as a `Heatmap`, also of volumes or signals; or a `Learner`, with options of `explain`
     masks # `(n,H,W)`, above zero on the object; with a learner, also a function from a picture's file to its mask
 )->Tensor: # `(n,)`, 0..1; 0 for an empty map
     """Share of each map, without its negative values, that lies on the object: the energy-based pointing game
@@ -132,6 +135,8 @@ def pointing_game(
     """Does the peak lie on the object (Zhang et al. 2018, Excitation Backprop, section 4.2)? An empty map scores 0.
     Raises `ValueError` where maps and masks do not match"""
     at_least(0, tolerance=tolerance)
+    if tolerance and isinstance(maps, Heatmap) and maps.dims!=2:
+        raise ValueError(f"`tolerance` is for images; the maps are of {maps.what}.")
     maps,masks = _maps_and_masks(maps, masks)
     if tolerance: # grown by a disc; a square would reach too far at the corners
         r = torch.arange(-tolerance, tolerance+1, device=masks.device)

@@ -196,10 +196,61 @@ def _scale(d):
     commits = d.get('commits', {})
     return res|({'Commits': {k:{'commit':v} for k,v in commits.items()}} if len(set(commits.values()))>1 else {})
 
+def _by_network(d, columns=('deeplift','attnlrp','lrp')):
+    return {k:{f'{m}, {p}':v[f'{m}, {p}'] for m in columns for p in ('single','double')} for k,v in d.items()}
+
+def _complete(d):
+    return {'What a map misses of the sum, as a share of it, in single and double precision':_by_network(d['complete']),
+            'What stays where, by AttnLRP':{k:v['shares'] for k,v in d['complete'].items()},
+            'Time, in plain forward passes':d['cost'],
+            'Time beside the references, in plain forward passes':{k:{'time':v} for k,v in d['beside'].items()},
+            'Largest differences from the references, in double precision':{k:{'difference':v}
+                                                                            for k,v in d['apart'].items()}}
+
+def _prompts(d):
+    def _share(v): return f'{v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})'
+    res = {}
+    for r in d['runs'].values():
+        asked = {}
+        for k,v in r['maps'].items():
+            what,method = k.split(', ')
+            asked.setdefault(f'The prompt gives: {what}', {})[method] = {
+                'peak on the named one':_share(v['named']), 'on the other':_share(v['other']),
+                'more on the named one':_share(v['more_on_named'])}
+        res |= asked
+        res['What the model knows of a picture of two objects'] = {k:{'share':_share(v)} for k,v in r['known'].items()}
+    return res
+
+def _planted(d):
+    res = {}
+    for k in ('volumes','signals'):
+        res[f'{first_up(k)}: {d[k]["n"]} held out'] = {m:{'pointing':v['pointing'], 'ms':v['ms_each']}
+                                                      for m,v in d[k]['methods'].items()}
+    res['Largest relative differences from torchcam'] = d['torchcam']
+    return {**res, 'Largest difference from MONAI':{'densenet121':{'difference':d['monai']['densenet121']}}}
+
+def _patches(d):
+    names = dict(points='among points', all_patches='among all patches', nearest='among the points of all others',
+                 without_background='among points, without background', n='questions')
+    def _told(v): return {names[k]:o for k,o in v.items() if k in names and not isinstance(o, dict)}
+    part = 'The same part, in another photograph'
+    return {f'{part}: by layer of DINOv2':{k:_told(v) for k,v in d['dinov2_layers'].items()},
+            f'{part}: by part':{k:_told(v) for k,v in d['dinov2']['parts'].items()},
+            f'{part}: default layers':{'DINOv2':_told(d['dinov2']), 'EfficientNet-Lite0':_told(d['efficientnet_lite0'])},
+            'Foreground of the demo set':{'':{'pictures':d['demo_foreground']['n'], 'IoU':d['demo_foreground']['iou'],
+                                              'IoU of coarse masks':d['demo_foreground']['of_coarse_masks']}}}
+
+def _text(d):
+    return {'Largest differences':{**{f'logits, {k}':{'difference':v} for k,v in d['logits'].items()},
+                                   **{k:{'difference':d[k]} for k in ('legrad','relevance','maskclip')},
+                                   **{f'gradcam, {k}':{'difference':v} for k,v in d['gradcam'].items()}},
+            "Time, in passes of the image's tower":{k:{'time':v} for k,v in d['cost'].items()}}
+
 shapes = dict(cams=_cams, attribution=_attribution, vit=_vit, detr=_detr, recorder=_recorder, import_time=_import_time,
               unet=_unet, vit_localise=_vit_localise, forms=_forms, large_pictures=_large_pictures, zoo=_zoo,
               default_map_phases=_phases, default_map_cost=_default_cost, default_map_dinov2=_default_dinov2,
-              bad_inputs=_bad_inputs, public=_public, scale=_scale)
+              bad_inputs=_bad_inputs, public=_public, scale=_scale, complete=_complete,
+              prompts=_prompts, volumes=_planted, patches=_patches, text=_text)
 
 ## Each benchmark: its title, its key number, and how it is repeated
 
@@ -395,6 +446,30 @@ def _report_key(r):
     p = r['report']['pages'][0]
     return f"{p['pictures']} pictures with {p['maps']} maps are one page of {p['MB']:.0f} MB"
 
+def _complete_key(r):
+    worst = max(v for k in r['complete']['complete'].values() for n,v in k.items() if n.endswith('single'))
+    return (f"On {len(r['complete']['complete'])} architectures DeepLIFT, LRP and AttnLRP miss at most {worst:.0e} of "
+            "what they add up to")
+
+def _prompts_key(r):
+    maps = next(iter(r['prompts']['runs'].values()))['maps']
+    def _of(k): return f"{100*maps[f'{k}, auto']['named'][0]:.0f}%"
+    return (f"Of two objects in a picture, the default map points at the one that the prompt names in {_of('name')} of "
+            f"cases, by its colour in {_of('colour')}, by its place in {_of('place')}")
+
+def _volumes_key(r):
+    v,s = (r['volumes'][k]['methods']['auto']['pointing'][0] for k in ('volumes','signals'))
+    return f"The default map points at what was planted in {100*v:.0f}% of volumes and {100*s:.0f}% of signals"
+
+def _patches_key(r):
+    d = r['patches']
+    return (f"DINOv2's most similar point in another photograph is of the same part in {100*d['dinov2']['points']:.0f}% "
+            f"of cases ({100*d['chance']:.0f}% by chance), with the weights that a package ships")
+
+def _text_key(r):
+    d = r['text']
+    return f"LeGrad is at most {d['legrad']:.0e} from its authors' code, and MaskCLIP {d['maskclip']:.0e} from its formula"
+
 def _scale_key(r):
     d = r['scale']
     row,m = d['throughput']['rows']['resnet50, gradcam'],d['memory']
@@ -434,6 +509,12 @@ benches = dict(
     cleaner=Bench('Wrong labels that were planted', _cleaner_key),
     report=Bench('Reports', _report_key),
     scale=Bench('Tables of maps', _scale_key, _scale_commands),
+    prompts=Bench('Prompts, and the object that they name', _prompts_key,
+                  lambda r: ['--seeds '+' '.join(r['prompts']['runs'])]),
+    text=Bench('Maps of image towers, beside the references', _text_key),
+    patches=Bench('Parts of animals, found by their features', _patches_key),
+    complete=Bench('Attributions that add up', _complete_key),
+    volumes=Bench('What was planted in volumes and signals', _volumes_key),
     vit_localise=Bench('Which map of a vision transformer is right', _vit_localise_key, _vit_localise_commands),
     dinov2=Bench('Rollout and outlier tokens', _dinov2_key),
     segmentation=Bench('Maps of segmentation networks', _segmentation_key, _segmentation_commands),
