@@ -75,8 +75,8 @@ class Explainer:
 # modules of this package that register methods
 methods_in = ('cams.gradient', 'cams.fullgrad', 'cams.pyramid', 'cams.activation', 'cams.perturbation',
               'attention.rollout', 'attention.relevance', 'attention.values', 'attention.value_path',
-              'detr.cross_attention', 'attribution.pixels', 'attribution.layerwise', 'models.soft_attention', 'models.unet',
-              'models.evidence')
+              'detr.cross_attention', 'attribution.pixels', 'attribution.layerwise',
+              'models.soft_attention', 'models.unet', 'models.evidence')
 
 class Registry(MutableMapping):
     "Methods by name; those of this package are imported at the first access"
