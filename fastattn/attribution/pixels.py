@@ -250,7 +250,7 @@ def deeplift(
     baseline=0., # Image to compare with: a number, or `(c,h,w)` as the model takes it, or one for each image
     max_bytes:int=None # Bytes that a pass may take; None is 1 GB
 )->Tensor: # Maps `(bs,h,w)`
-    "DeepLIFT (Shrikumar et al. 2017, eq. 1 and the rescale rule of section 3.5), with [rules](01_rules.ipynb) for all"
+    "DeepLIFT (Shrikumar et al. 2017, eq. 1 and the rescale rule of section 3.5), with rules for every call"
     full,missing = in_float32(p),{}
     def _part(x, idx, rows):
         b = _baseline_for(baseline, x, idx, len(p.x))

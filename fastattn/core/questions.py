@@ -19,10 +19,13 @@ import copy,torchvision
 # %% ../../nbs/core/14_questions.ipynb #cfc35297
 class contrast(CustomTarget):
     "Target: the score of `this` class minus that of the `other` (Finer-CAM, Zhang et al. 2025, eq. 4 and 6)"
-    def __new__(cls, this=None, other=None, *args, **kwargs):
-        # a target that has a contrast of its own, such as one prompt of a `text_target`
-        if hasattr(this, 'contrast'): return this.contrast(other, *args, **kwargs)
-        return super().__new__(cls)
+    def __new__(cls,
+        *args, # As below
+        **kwargs # As below, by name
+    ): # A `contrast`, or what a target with a contrast of its own makes, such as one prompt of a `text_target`
+        "Make the target"
+        this = args[0] if args else kwargs.pop('this', None)
+        return this.contrast(*args[1:], **kwargs) if hasattr(this, 'contrast') else super().__new__(cls)
 
     def __init__(self,
         this=None, # Class by number or name; None is the predicted one; or one prompt of a `text_target`

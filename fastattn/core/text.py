@@ -240,7 +240,12 @@ def settle(self:TextTarget,
     return res
 
 @patch
-def __call__(self:TextTarget, out, idx): return self.inner(self.logits(out), idx)
+def __call__(self:TextTarget,
+    out, # What the model returned for the rows
+    idx:Tensor # Source image of each row, `(rows,)`
+)->Tensor: # `(rows,)`
+    "The logit of each row's prompt"
+    return self.inner(self.logits(out), idx)
 
 @patch
 def watching(self:TextTarget,
