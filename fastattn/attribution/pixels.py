@@ -138,10 +138,11 @@ def guided_backprop(
     "Guided backpropagation (Springenberg et al. 2015, section 3.4), the largest absolute value over the channels"
     def _part(x, idx, rows):
         with _Guided(p.model) as calls: s = score_of(p)(x*1, idx)
+        g, = torch.autograd.grad(s.sum(), x)
         if not calls.calls:
             raise ValueError("Guided backpropagation changes the backward pass through ReLUs, and this model calls "
                              "none; use 'saliency'.")
-        return torch.autograd.grad(s.sum(), x)[0]
+        return g
     return attributed(p, _part, max_bytes).abs().amax(1)
 
 # %% ../../nbs/attribution/02_pixels.ipynb #b534ad84

@@ -59,7 +59,10 @@ class Heatmap(TensorBase):
         numbers = maps.dtype.kind in 'buif' if isinstance(maps, ndarray) else isinstance(maps, (Tensor,list,tuple))
         if not numbers:
             raise TypeError(f"A Heatmap is made of numbers (bs,h,w) or (h,w), not of a {type(maps).__name__}.")
-        return super().__new__(cls, maps, **known)
+        try: return super().__new__(cls, maps, **known)
+        except (TypeError,ValueError,RuntimeError) as e:
+            if isinstance(maps, Tensor): raise
+            raise TypeError(f"A Heatmap is made of numbers (bs,h,w) or (h,w); of these none can be made ({e}).") from None
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
