@@ -21,7 +21,7 @@ longest = {
     'nbs/tutorials/coming_from.ipynb':31, 'nbs/tutorials/which_method.ipynb':27, 'nbs/attribution/02_pixels.ipynb':90,
     'tests/field/test_blocks.py':85, 'tests/field/test_recorder.py':45, 'tests/field/test_notebook.py':25,
     'tests/field/test_dashboards.py':22, 'nbs/metrics/03_sanity.ipynb':45, 'nbs/cli/03_train.ipynb':40, 'nbs/features/03_projection.ipynb':37,
-    'nbs/tutorials/vit_large.ipynb':36, 'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25,
+    'nbs/models/03_unet.ipynb':33, 'nbs/cli/02_resume.ipynb':25,
     'tests/metrics/test_audit.py':40, 'nbs/metrics/09_audit.ipynb':30, 'nbs/interpret/06_shortcuts.ipynb':30,
     'nbs/callback/05_settling.ipynb':25, 'tests/interpret/test_cleaner_lab.py':60, 'tests/interpret/test_report.py':60,
     'nbs/interpret/09_cleaner.ipynb':40, 'nbs/interpret/15_report.ipynb':40, 'nbs/interpret/16_progress.ipynb':60, 'nbs/interpret/07_confused.ipynb':21, 'tests/test_public.py':20,

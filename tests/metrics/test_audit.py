@@ -128,7 +128,7 @@ def test_other_learners(learn, tmp_path):
     rows = pd.DataFrame(dict(f=[str(o) for o in files], y=[f'{parent_label(o)} dark' for o in files]))
     many = Learner(ImageDataLoaders.from_df(rows, path='/', label_delim=' ', bs=8, seed=0), demo_arch(n_out=3))
     assert len(many.audit_maps(['gradcam'], n=2))==1
-    prep = lambda im: TensorImage(image2tensor(im)).float()/255
-    assert len(audit_maps(learn.model, learn.dls.path/'valid'/'cat', ['gradcam'], n=2, prep=prep))==1
+    prep = lambda im: (TensorImage(image2tensor(im)).float()/255-.45)/.225
+    assert len(audit_maps(learn.model, learn.dls.path/'valid', ['gradcam'], n=8, prep=prep))==1
     vit = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=2, num_classes=5).eval()
     assert len(audit_maps(vit, torch.randn(2,3,64,64), ['rollout','gradcam']))==2
