@@ -62,7 +62,7 @@ class Heatmap(TensorBase):
         try: return super().__new__(cls, maps, **known)
         except (TypeError,ValueError,RuntimeError) as e:
             if isinstance(maps, Tensor): raise
-            raise TypeError(f"A Heatmap is made of numbers (bs,h,w) or (h,w); of these none can be made ({e}).") from None
+            raise TypeError(f"A Heatmap is made of numbers (bs,h,w) or (h,w), not of these ({e}).") from None
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
