@@ -256,7 +256,7 @@ def watching(self:TextTarget,
     name = find_tower(model, self.source)
     if name is not None: return with_embedding(model, name)
     raise ValueError(f"{type(model).__name__} has no image tower of a model that embeds texts, such as "
-                     f"{type(self.source).__name__}; make its body with `ImageTower(model)`.")
+                     f"{type(self.source).__name__}; make its body with `fastattn.core.hooks.ImageTower(model)`.")
 
 @patch
 def notes(self:TextTarget,

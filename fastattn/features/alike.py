@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..image.plotting import *
 from ..image.heatmap import *
+from ..core.pipeline import *
 from .patches import *
 import dataclasses
 
@@ -69,14 +70,6 @@ def _as_heatmap(patches, i, cos, centred, size, point):
                    target=L(f'({point[0]:g}, {point[1]:g})'), img=L(patches.pics[i]), signed=centred, notes=notes,
                    shift=patches.shifts[i])
 
-def _as_batch(hs):
-    "The maps of one size as one `Heatmap`"
-    raws = [h.raw[0] for h in hs]
-    raws = torch.stack(raws) if len({r.shape for r in raws})==1 else L(raws)
-    notes = {k:torch.cat([h.notes[k] for h in hs]) for k in hs[0].notes}
-    return hs[0].replace(torch.cat([h.as_subclass(Tensor) for h in hs]), raw=raws, target=L(h.target[0] for h in hs),
-                         img=L(h.img[0] for h in hs), notes=notes)
-
 def similarity(
     learn, # A `Learner`, or any `nn.Module`; or `PatchFeatures`
     img, # The picture with the point, as for `patch_features`; or, with `PatchFeatures`, its number
@@ -98,7 +91,7 @@ def similarity(
     patches = centred_features(patches) if centred else patches
     hs = [_as_heatmap(patches, i, o, centred, size, as_points(point)[0])
           for i,o in enumerate(cosines(patches, 0, point))]
-    return _as_batch(hs) if len({h.shape for h in hs})==1 else L(hs)
+    return join_heatmaps(hs) if len({h.shape for h in hs})==1 else L(hs)
 
 # %% ../../nbs/features/10_alike.ipynb #934cdd61
 def _mark(ax, at, colour, marker):
