@@ -84,8 +84,7 @@ class ZeroShot(nn.Module):
     )->Tensor: # `(bs,classes)`
         "The model's own logits of images and texts"
         e = self.tower(self.prepare(x).to(next(self.tower.parameters()).dtype))
-        res = self.scale*(F.normalize(e.float(), dim=-1)@self.texts.float().T)
-        return res if self.bias is None else res+self.bias
+        return text_logits(e, self.texts, self.scale, self.bias)
 
 # %% ../../nbs/models/06_zero_shot.ipynb #8605fcc3
 def class_embeddings(

@@ -135,10 +135,10 @@ def test_processes_share_the_work(unbroken, tmp_path, n):
     assert same(tmp_path/'maps', maps) and not parts(tmp_path/'maps')
 
 def test_killed_anywhere(unbroken, tmp_path):
-    "Twenty kills while tables are made, by one process and by two"
+    "Forty kills while five tables are made, by one process and by two"
     root,maps,takes = unbroken
     rng,seen,kills,tables = random.Random(0),set(),0,0
-    while kills<20:
+    while kills<40:
         out,tables = tmp_path/f'{tables}',tables+1
         for k in range(8):
             n = rng.choice([1,2])
